@@ -1,0 +1,28 @@
+# Everything runs in a virtual environment of its own: .venv, made at first use.
+PYTHON ?= python3
+RUN = .venv/bin/python
+
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	$(RUN) -m experiments run --dataset digits --methods MP LAP LAP-backward-seq --seeds 3 \
+		--train-steps 600 --retrain-steps 300 --out results/demo
+
+test: .venv/installed
+	$(RUN) -m pytest
+
+lint: .venv/installed
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv results/demo
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lap_jax needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable '.[dev]'
+	touch $@

@@ -1,0 +1,39 @@
+"""Lookahead pruning for JAX: masks that look at the neighbouring layers."""
+
+from lap_jax.chains import IDENTITY, Edge, Graph, Layer, Node, Norm, chain
+from lap_jax.errors import PruningError
+from lap_jax.files import load_masks, read_metadata, save_masks
+from lap_jax.pruning import METHODS, Method, lookahead_masks, lookahead_scores
+from lap_jax.report import Summary, SummaryRow, summarize
+from lap_jax.retraining import KeepPrunedState, apply_masks, keep_pruned
+from lap_jax.selection import keep_largest
+from lap_jax.sparsity import paper_sparsity
+from lap_jax.version import VERSION
+
+__version__ = VERSION
+
+__all__ = [
+    "IDENTITY",
+    "METHODS",
+    "Edge",
+    "Graph",
+    "KeepPrunedState",
+    "Layer",
+    "Method",
+    "Node",
+    "Norm",
+    "PruningError",
+    "Summary",
+    "SummaryRow",
+    "apply_masks",
+    "chain",
+    "keep_largest",
+    "keep_pruned",
+    "load_masks",
+    "lookahead_masks",
+    "lookahead_scores",
+    "paper_sparsity",
+    "read_metadata",
+    "save_masks",
+    "summarize",
+]

@@ -1,0 +1,480 @@
+"""What feeds what: layers, the norms after them and the edges between them.
+
+A declared chain is one way to write a `Graph`; the scores know graphs only.
+
+Flax ends every kernel in (in, out): Dense ``[in, out]``, Conv ``[*window, in / groups, out]``.
+Input and output *neurons* of a convolution are its channels.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+
+from lap_jax.errors import PruningError
+from lap_jax.paths import leaves_by_path
+from lap_jax.text import text_table
+
+IDENTITY = "identity"
+"""As a previous or next layer: a branch that passes the activations on unchanged."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalisation after a layer, by its path in ``params`` and ``batch_stats``.
+
+    Its gain per channel is ``|scale| / sqrt(var + epsilon)`` (Eq. 8 and 9 of the paper); a scale
+    that is absent counts as one.
+
+    Attributes:
+      path: e.g. ``"BatchNorm_0"``.
+      epsilon: the layer's own epsilon; Flax's default is 1e-5.
+      statistics: whether running statistics exist. ``False`` for layer, group and RMS norm, whose
+        gain is then ``|scale|`` alone.
+    """
+
+    path: str
+    epsilon: float = 1e-5
+    statistics: bool = True
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as declared in a chain; what is None is inferred.
+
+    Attributes:
+      kernel: path of the kernel, or of the module that holds it as ``kernel``.
+      norm: the norm after the layer (before the next kernel).
+      previous: the layers whose outputs it reads, `IDENTITY` among them for a branch that brings
+        the input unchanged. None: the layer before it in the chain. Several layers of its input
+        size are summed; several whose sizes add up to its input size are concatenated, in order.
+      next: the layers that read its output, or `IDENTITY`. None: whoever names it.
+      groups: of a convolution (``feature_group_count``). None: from the shapes.
+      strides: of a convolution. Eq. 5 and 9 do not depend on it.
+      pool: window of the pooling after the layer. Eq. 5 and 9 do not depend on it.
+    """
+
+    kernel: str
+    norm: str | Norm | None = None
+    previous: str | Sequence[str] | None = None
+    next: str | Sequence[str] | None = None
+    groups: int | None = None
+    strides: int = 1
+    pool: int = 1
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Channel ``c`` of ``source`` reaches input ``position * width + offset + c`` of ``target``.
+
+    ``width`` is the target's input size divided by ``positions``: more than one position where a
+    flatten joins a convolution ``[h, w, c]`` to a dense layer (Flax: c varies fastest), an offset
+    where several sources are concatenated. Source or target may be `IDENTITY`.
+    """
+
+    source: str
+    target: str
+    positions: int = 1
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Node:
+    """A layer of a `Graph`: everything about it is known.
+
+    Attributes:
+      name: the kernel's path without a last ``/kernel``.
+      path: normalised path of the kernel in the parameter tree.
+      shape: of the kernel, ``(*window, in / groups, out)``.
+      groups: feature groups of a convolution, else 1.
+      norm: the norm after the layer.
+      strides, pool: as declared.
+    """
+
+    name: str
+    path: str
+    shape: tuple[int, ...]
+    groups: int = 1
+    norm: Norm | None = None
+    strides: int = 1
+    pool: int = 1
+
+    @property
+    def in_size(self) -> int:
+        """Number of input neurons (channels, of a convolution)."""
+        return self.shape[-2] * self.groups
+
+    @property
+    def out_size(self) -> int:
+        """Number of output neurons."""
+        return self.shape[-1]
+
+    @property
+    def size(self) -> int:
+        """Number of weights in the kernel."""
+        return math.prod(self.shape)
+
+    @property
+    def is_conv(self) -> bool:
+        """Whether the kernel has window axes."""
+        return len(self.shape) > 2
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Layers in pruning order, first to last, and the edges between them.
+
+    Hashable, so that it can be a static argument of `jax.jit`. ``print(graph)`` shows a table.
+    """
+
+    layers: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+
+    def __getitem__(self, name: str) -> Node:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise PruningError(f"no layer {name!r} in the graph{_nearest(name, self.names)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the layers, first to last."""
+        return tuple(layer.name for layer in self.layers)
+
+    def into(self, name: str) -> tuple[Edge, ...]:
+        """Edges that end at the layer ``name``."""
+        return tuple(edge for edge in self.edges if edge.target == name)
+
+    def out_of(self, name: str) -> tuple[Edge, ...]:
+        """Edges that start at the layer ``name``."""
+        return tuple(edge for edge in self.edges if edge.source == name)
+
+    def __str__(self) -> str:
+        header = ("layer", "kernel", "shape", "in", "out", "norm", "previous", "next")
+        rows = [
+            (
+                layer.name,
+                layer.path,
+                "x".join(map(str, layer.shape)) + _details(layer),
+                str(layer.in_size),
+                str(layer.out_size),
+                layer.norm.path if layer.norm else "-",
+                ", ".join(_end(edge.source, edge) for edge in self.into(layer.name)) or "-",
+                ", ".join(_end(edge.target, edge) for edge in self.out_of(layer.name)) or "-",
+            )
+            for layer in self.layers
+        ]
+        return text_table(header, rows, right=(3, 4))
+
+
+def chain(
+    params: Any, layers: Sequence[str | Norm | Layer], batch_stats: Any | None = None
+) -> Graph:
+    """Read a declared chain against a parameter tree.
+
+    An entry is a layer, or a norm that belongs to the layer before it. A string is either: the path
+    of a kernel, the path of a module with a ``kernel``, or the path of a norm. Each layer feeds the
+    one after it, unless they say otherwise (`Layer`). Flattening, groups, sums and concatenations
+    are inferred from the shapes.
+
+    Args:
+      params: the tree of parameters (dict, FrozenDict, ``nnx.State``, ...); only shapes and dtypes
+        are read, so ``jax.ShapeDtypeStruct`` leaves do.
+      layers: the declaration, first layer first.
+      batch_stats: running statistics; needed here only to find a batch norm without parameters.
+
+    Returns:
+      The graph.
+
+    Raises:
+      PruningError: if the chain is empty, a path is unknown, a layer is named twice, a kernel is
+        not real floating point or has no weights, or two neighbours' shapes do not connect.
+
+    Example:
+      >>> import numpy as np
+      >>> params = {"a": {"kernel": np.ones((4, 3))}, "b": {"kernel": np.ones((3, 2))}}
+      >>> print(chain(params, ["a", "b"]))
+      layer  kernel    shape  in  out  norm  previous  next
+      -----  --------  -----  --  ---  ----  --------  ----
+      a      a/kernel  4x3     4    3  -     -         b
+      b      b/kernel  3x2     3    2  -     a         -
+    """
+    if isinstance(layers, (str, Norm, Layer)):
+        layers = [layers]
+    leaves = leaves_by_path(params)
+    known = {**leaves_by_path(batch_stats), **leaves}
+    declared: list[Layer] = []
+    for entry in layers:
+        layer = _read_entry(entry, leaves, known)
+        if isinstance(layer, Layer):
+            declared.append(layer)
+            continue
+        if not declared:
+            raise PruningError(f"norm {layer.path!r} comes before any layer: name its layer first")
+        if declared[-1].norm is not None:
+            raise PruningError(
+                f"layer {_name(declared[-1].kernel)!r} has two norms, "
+                f"{_norm(declared[-1].norm).path!r} and {layer.path!r}: keep one"
+            )
+        declared[-1] = replace(declared[-1], norm=layer)
+    if not declared:
+        raise PruningError("the chain is empty: name at least one layer, such as ['Dense_0']")
+
+    names = [_name(layer.kernel) for layer in declared]
+    for name in names:
+        if names.count(name) > 1:
+            raise PruningError(f"layer {name!r} is named twice in the chain: name it once")
+    shapes = {
+        name: _kernel_shape(name, leaves[layer.kernel])
+        for name, layer in zip(names, declared, strict=True)
+    }
+    edges: list[Edge] = []
+    nodes: list[Node] = []
+    links = _links(names, declared)
+    for name, layer in zip(names, declared, strict=True):
+        sources = [source for source, target in links if target == name]
+        edges_in, groups = _connect(name, layer, sources, shapes)
+        norm = None if layer.norm is None else _norm(layer.norm)
+        nodes.append(
+            Node(name, layer.kernel, shapes[name], groups, norm, layer.strides, layer.pool)
+        )
+        edges += edges_in
+    edges += [Edge(source, IDENTITY) for source, target in links if target == IDENTITY]
+    for node in nodes:
+        _check_norm_size(node, known)
+    return Graph(tuple(nodes), tuple(edges))
+
+
+def as_graph(
+    params: Any, chain_or_graph: Graph | Sequence[str | Norm | Layer], batch_stats: Any | None
+) -> Graph:
+    """Return a graph that fits ``params``: a declaration is read, a graph is checked.
+
+    Raises:
+      PruningError: as `chain`; or if the graph names a kernel that ``params`` lacks or holds in
+        another shape.
+    """
+    if not isinstance(chain_or_graph, Graph):
+        return chain(params, chain_or_graph, batch_stats)
+    leaves = leaves_by_path(params)
+    for layer in chain_or_graph.layers:
+        if layer.path not in leaves:
+            _unknown_path(layer.path, leaves)
+        shape = _kernel_shape(layer.name, leaves[layer.path])
+        if shape != layer.shape:
+            raise PruningError(
+                f"layer {layer.name!r} has shape {shape} in params and {layer.shape} in the graph: "
+                "build the graph from these params"
+            )
+    return chain_or_graph
+
+
+def norm_tensors(graph: Graph, params: Any, batch_stats: Any | None) -> dict[str, Any]:
+    """Collect what the norms' gains are made of: ``{layer: {"scale": [out], "var": [out]}}``.
+
+    A scale or, for norms without statistics, a variance that does not exist is left out.
+
+    Raises:
+      PruningError: if a batch norm's running variance is found nowhere.
+    """
+    known = {**leaves_by_path(params), **leaves_by_path(batch_stats)}
+    tensors: dict[str, Any] = {}
+    for layer in graph.layers:
+        if layer.norm is None:
+            continue
+        parts = {}
+        if f"{layer.norm.path}/scale" in known:
+            parts["scale"] = known[f"{layer.norm.path}/scale"]
+        if layer.norm.statistics:
+            if f"{layer.norm.path}/var" not in known:
+                raise PruningError(
+                    f"norm {layer.norm.path!r} after layer {layer.name!r}: batch_stats has no "
+                    f"{layer.norm.path + '/var'!r}; pass batch_stats=variables['batch_stats'] (or "
+                    "nnx.state(model, nnx.BatchStat)), or, for a norm without running statistics, "
+                    f"declare Norm({layer.norm.path!r}, statistics=False)"
+                )
+            parts["var"] = known[f"{layer.norm.path}/var"]
+        tensors[layer.name] = parts
+    return tensors
+
+
+def _read_entry(
+    entry: str | Norm | Layer, leaves: Mapping[str, Any], known: Mapping[str, Any]
+) -> Layer | Norm:
+    """Resolve the paths of one entry; a string becomes the layer or the norm that it names."""
+    if isinstance(entry, Norm):
+        if not _is_norm(entry.path, known):
+            _unknown_path(entry.path, known)
+        return entry
+    if isinstance(entry, Layer):
+        if entry.norm is not None and not _is_norm(_norm(entry.norm).path, known):
+            _unknown_path(_norm(entry.norm).path, known)
+        path = entry.kernel
+    elif isinstance(entry, str):
+        path = entry
+    else:
+        raise PruningError(f"a chain holds strings, Layer and Norm; found {entry!r}")
+    for candidate in (f"{path}/kernel", path):
+        if candidate in leaves:
+            return replace(entry if isinstance(entry, Layer) else Layer(path), kernel=candidate)
+    if isinstance(entry, str) and _is_norm(path, known):
+        return Norm(path)
+    _unknown_path(path, known)
+
+
+def _norm(norm: str | Norm) -> Norm:
+    return Norm(norm) if isinstance(norm, str) else norm
+
+
+def _name(kernel_path: str) -> str:
+    return kernel_path.removesuffix("/kernel")
+
+
+def _is_norm(path: str, known: Mapping[str, Any]) -> bool:
+    if f"{path}/kernel" in known:
+        return False
+    return any(f"{path}/{part}" in known for part in ("scale", "bias", "mean", "var"))
+
+
+def _kernel_shape(name: str, kernel: Any) -> tuple[int, ...]:
+    """Check that an array can be pruned and return its shape."""
+    shape, dtype = tuple(jnp.shape(kernel)), jax.dtypes.canonicalize_dtype(kernel.dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise PruningError(
+            f"layer {name!r} has a kernel of dtype {dtype}: only real floating point is pruned"
+        )
+    if len(shape) < 2:
+        raise PruningError(
+            f"layer {name!r} has a kernel of shape {shape}: expected (*window, in, out); "
+            "leave it out of the chain"
+        )
+    if math.prod(shape) == 0:
+        raise PruningError(f"layer {name!r} has a kernel of shape {shape}, which holds no weights")
+    return shape
+
+
+def _links(names: Sequence[str], declared: Sequence[Layer]) -> list[tuple[str, str]]:
+    """Pairs (source, target), in the order of declaration, each once."""
+    links: dict[tuple[str, str], None] = {}
+    for index, (name, layer) in enumerate(zip(names, declared, strict=True)):
+        if layer.previous is not None:
+            for source in _as_names(layer.previous):
+                links[_known(source, name, "previous", names), name] = None
+        elif index and declared[index - 1].next is None:
+            links[names[index - 1], name] = None
+        if layer.next is not None:
+            for target in _as_names(layer.next):
+                links[name, _known(target, name, "next", names)] = None
+    return list(links)
+
+
+def _as_names(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _known(value: str, name: str, field: str, names: Sequence[str]) -> str:
+    neighbour = value if value == IDENTITY else _name(value)
+    if neighbour != IDENTITY and neighbour not in names:
+        raise PruningError(
+            f"layer {name!r} names {value!r} as {field}, which is not in the chain"
+            f"{_nearest(neighbour, names)}"
+        )
+    if neighbour == name:
+        raise PruningError(f"layer {name!r} names itself as {field}: name its neighbour")
+    return neighbour
+
+
+def _connect(
+    name: str, layer: Layer, sources: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[list[Edge], int]:
+    """Infer flatten, groups, sum or concatenation from the shapes: the edges in, and the groups."""
+    shape = shapes[name]
+    kernel_in, is_conv = shape[-2], len(shape) > 2
+    identity = [Edge(IDENTITY, name)] if IDENTITY in sources else []
+    layers = [source for source in sources if source != IDENTITY]
+    sizes = [shapes[source][-1] for source in layers]
+    declared_groups = layer.groups
+    if declared_groups is not None and (declared_groups < 1 or shape[-1] % declared_groups):
+        raise PruningError(
+            f"layer {name!r} has groups={declared_groups} and kernel shape {shape}: groups must "
+            "divide its output size"
+        )
+    if not layers:
+        return identity, declared_groups or 1
+
+    summed, joined = (sizes[0] if len(set(sizes)) == 1 else None), sum(sizes)
+    for width in dict.fromkeys((summed, joined)):
+        if width is None:
+            continue
+        positions, groups = 1, 1
+        if is_conv:
+            groups = width // kernel_in
+            fits = groups * kernel_in == width and groups >= 1 and shape[-1] % groups == 0
+            fits = fits and declared_groups in (None, groups)
+        else:
+            positions = kernel_in // width
+            fits = positions * width == kernel_in and positions >= 1
+            from_conv = all(len(shapes[source]) > 2 for source in layers)
+            fits = fits and (positions == 1 or from_conv)
+        if not fits:
+            continue
+        edges, offset = [], 0
+        for source, size in zip(layers, sizes, strict=True):
+            edges.append(Edge(source, name, positions, offset if width != summed else 0))
+            offset += size
+        return edges + identity, groups
+    fed_by = " and ".join(f"{source!r} of shape {shapes[source]}" for source in layers)
+    raise PruningError(
+        f"layer {name!r} of shape {shape} does not connect to {fed_by}: it reads "
+        f"{kernel_in} inputs, they give {' and '.join(map(str, sizes))}; "
+        "mend the order of the chain, or name previous= (and groups=)"
+    )
+
+
+def _check_norm_size(node: Node, known: Mapping[str, Any]) -> None:
+    if node.norm is None:
+        return
+    for part in ("scale", "var"):
+        tensor = known.get(f"{node.norm.path}/{part}")
+        if tensor is not None and jnp.shape(tensor) != (node.out_size,):
+            raise PruningError(
+                f"norm {node.norm.path!r} has {part} of shape {jnp.shape(tensor)}, but layer "
+                f"{node.name!r} before it has {node.out_size} outputs: name the norm after its "
+                "own layer"
+            )
+
+
+def _details(layer: Node) -> str:
+    parts = [
+        f"{field}={value}"
+        for field, value in (
+            ("groups", layer.groups),
+            ("strides", layer.strides),
+            ("pool", layer.pool),
+        )
+        if value != 1
+    ]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _end(name: str, edge: Edge) -> str:
+    """One end of an edge as the table shows it: with its flatten and its offset."""
+    flatten = f" x{edge.positions} positions" if edge.positions > 1 else ""
+    return name + flatten + (f" at {edge.offset}" if edge.offset else "")
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(dict.fromkeys(names)), n=3, cutoff=0.4)
+    return f"; nearest: {', '.join(map(repr, close))}" if close else ""
+
+
+def _unknown_path(path: str, known: Mapping[str, Any]) -> NoReturn:
+    modules = [name.rpartition("/")[0] or name for name in known]
+    hint = _nearest(_name(path), modules) or f"; there are: {', '.join(map(repr, known))}"
+    raise PruningError(f"no layer or norm {path!r} in params{hint}")

@@ -1,0 +1,133 @@
+"""What masks keep, layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from lap_jax.chains import IDENTITY, Graph
+from lap_jax.errors import PruningError
+from lap_jax.paths import leaves_by_path
+from lap_jax.text import text_table
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One layer, or the total.
+
+    Attributes:
+      layer: name of the layer; "total" for the sum over layers.
+      shape: of the kernel; empty for the total.
+      size: number of weights.
+      kept: number of weights that stay.
+      dead: number of output neurons without a kept weight before them or, where a graph tells the
+        next layers, after them.
+      neurons: number of output neurons.
+    """
+
+    layer: str
+    shape: tuple[int, ...]
+    size: int
+    kept: int
+    dead: int
+    neurons: int
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of weights removed."""
+        return 1 - self.kept / self.size
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Rows of a report, one per pruned kernel. ``print(summary)`` shows a table."""
+
+    rows: tuple[SummaryRow, ...]
+
+    @property
+    def total(self) -> SummaryRow:
+        """The sum over all rows."""
+        size, kept, dead, neurons = (
+            sum(getattr(row, field) for row in self.rows)
+            for field in ("size", "kept", "dead", "neurons")
+        )
+        return SummaryRow("total", (), size, kept, dead, neurons)
+
+    def __str__(self) -> str:
+        header = ("layer", "shape", "weights", "kept", "sparsity", "dead neurons")
+        rows = [
+            (
+                row.layer,
+                "x".join(map(str, row.shape)),
+                f"{row.size:,}",
+                f"{row.kept:,}",
+                f"{row.sparsity:.2%}",
+                f"{row.dead:,} of {row.neurons:,}",
+            )
+            for row in (*self.rows, self.total)
+        ]
+        return text_table(header, rows, right=(2, 3, 4, 5))
+
+
+def summarize(masks: Any, graph: Graph | None = None) -> Summary:
+    """Count what masks keep in each layer.
+
+    Args:
+      masks: as from `lookahead_masks`; every array of two or more axes is a kernel, the rest is
+        left out.
+      graph: the layers and their neighbours. With it the rows follow its order, and a neuron whose
+        weights into all next layers are removed is dead too.
+
+    Returns:
+      The summary; its numbers are plain Python integers.
+
+    Raises:
+      PruningError: if the masks hold no kernel, or the graph names one that is not among them.
+    """
+    kernels = {
+        path: np.asarray(mask)
+        for path, mask in jax.device_get(leaves_by_path(masks)).items()
+        if np.ndim(mask) >= 2
+    }
+    if not kernels:
+        raise PruningError("the masks hold no kernel: pass what lookahead_masks returned")
+    missing = [layer.path for layer in graph.layers if layer.path not in kernels] if graph else []
+    if missing:
+        raise PruningError(f"the masks hold no kernel {missing[0]!r}, which the graph names")
+    alive = {path: mask.any(tuple(range(mask.ndim - 1))) for path, mask in kernels.items()}
+    if graph is not None:
+        alive |= {layer.path: alive[layer.path] & _is_read(layer.name, kernels, graph)
+                  for layer in graph.layers}  # fmt: skip
+        order = {layer.path: kernels[layer.path] for layer in graph.layers}
+        kernels = order | kernels
+    return Summary(
+        tuple(
+            SummaryRow(
+                path.removesuffix("/kernel"),
+                mask.shape,
+                mask.size,
+                int(mask.sum()),
+                int((~alive[path]).sum()),
+                mask.shape[-1],
+            )
+            for path, mask in kernels.items()
+        )
+    )
+
+
+def _is_read(name: str, kernels: dict[str, np.ndarray], graph: Graph) -> np.ndarray:
+    """Which output neurons of a layer some next layer reads, or the network's output does."""
+    layer, edges = graph[name], graph.out_of(name)
+    read = np.full(layer.out_size, not edges or any(edge.target == IDENTITY for edge in edges))
+    for edge in edges:
+        if edge.target == IDENTITY:
+            continue
+        target = graph[edge.target]
+        mask = kernels[target.path].reshape(-1, target.shape[-2], target.groups,
+                                            target.shape[-1] // target.groups)  # fmt: skip
+        reads = mask.any((0, 3)).T.reshape(edge.positions, -1).any(0)
+        read |= reads[edge.offset : edge.offset + layer.out_size]
+    return read

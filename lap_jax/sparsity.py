@@ -1,0 +1,120 @@
+"""How much to remove where. Sparsity is always the fraction of weights removed."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+
+from lap_jax.chains import Graph
+from lap_jax.errors import PruningError
+
+Sparsity = float | Sequence[float] | Mapping[str, float]
+
+
+def paper_sparsity(
+    graph: Graph, tau: float, p: float = 0.85, q: float = 0.8, unpruned: Sequence[str] = ()
+) -> dict[str, float]:
+    """Return the sparsity of each layer by the rule of the paper's Appendix C.
+
+    ``1 - p**tau`` for convolutions, ``1 - q**tau`` for dense layers, ``1 - ((1 + q) / 2)**tau`` for
+    the last layer, 0 for the layers in ``unpruned``.
+
+    Args:
+      graph: the layers, from `chain`.
+      tau: the pruning level, not negative; whole numbers in the paper.
+      p: fraction of a convolution's weights kept per level. Conv-6, VGG and ResNet-18: 0.85.
+      q: fraction of a dense layer's weights kept per level. FCN: 0.5; the others: 0.8.
+      unpruned: names or patterns of layers left whole; the paper leaves ResNet-18's first
+        convolution.
+
+    Returns:
+      ``{layer name: sparsity}``.
+
+    Raises:
+      PruningError: if tau is negative, p or q is outside (0, 1], or ``unpruned`` names no layer.
+    """
+    if tau < 0:
+        raise PruningError(f"tau is {tau}: expected a level of 0 or more")
+    for name, value in (("p", p), ("q", q)):
+        if not 0 < value <= 1:
+            raise PruningError(f"{name} is {value}: expected a kept fraction in (0, 1]")
+    whole = {name for pattern in unpruned for name in _matches(pattern, graph.names)}
+    kept = {layer.name: p if layer.is_conv else q for layer in graph.layers}
+    kept[graph.layers[-1].name] = (1 + q) / 2
+    return {name: 0.0 if name in whole else 1 - kept[name] ** tau for name in graph.names}
+
+
+def sparsity_per_layer(sparsity: Sparsity, names: Sequence[str]) -> tuple[float, ...]:
+    """Return one sparsity per layer, in the order of ``names``.
+
+    Args:
+      sparsity: a number for all, a sequence with one per layer, or a mapping from layer names or
+        ``fnmatch`` patterns; a name goes before a pattern, an earlier pattern before a later one.
+      names: the layers.
+
+    Raises:
+      PruningError: if a sparsity is outside [0, 1) or traced, a key matches no layer, a layer is
+        left without one, or the sequence has another length.
+    """
+    if isinstance(sparsity, Mapping):
+        matches = {key: _matches(key, names) for key in sparsity}
+        values = []
+        for name in names:
+            exact = [key for key in sparsity if key.removesuffix("/kernel") == name]
+            keys = exact + [key for key, matched in matches.items() if name in matched]
+            if not keys:
+                raise PruningError(
+                    f"layer {name!r} is given no sparsity: add it, or a pattern such as '*'"
+                )
+            values.append(_checked(sparsity[keys[0]], name))
+        return tuple(values)
+    if getattr(sparsity, "ndim", 0) == 0 and not isinstance(sparsity, Sequence):
+        return tuple(_checked(sparsity, name) for name in names)
+    listed = list(sparsity)  # type: ignore[arg-type]
+    if len(listed) != len(names):
+        raise PruningError(
+            f"sparsity lists {len(listed)} values for {len(names)} layers: give one per layer "
+            f"({', '.join(map(repr, names))})"
+        )
+    return tuple(_checked(value, name) for value, name in zip(listed, names, strict=True))
+
+
+def kept_count(size: int, sparsity: float) -> int:
+    """Return how many of ``size`` weights stay: ``round((1 - sparsity) * size)``, half to even."""
+    return round((1 - sparsity) * size)
+
+
+def _checked(value: object, name: str) -> float:
+    if isinstance(value, jax.core.Tracer):
+        raise PruningError(
+            f"the sparsity of layer {name!r} is traced: the number of kept weights must be exact, "
+            "so close over a plain number, or mark the argument static in jax.jit"
+        )
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise PruningError(
+            f"the sparsity of layer {name!r} is {value!r}: expected a number"
+        ) from None
+    if math.isnan(number) or not 0 <= number < 1:
+        raise PruningError(
+            f"the sparsity of layer {name!r} is {number:g}: expected the fraction removed, "
+            "in [0, 1)"
+        )
+    return number
+
+
+def _matches(key: str, names: Sequence[str]) -> list[str]:
+    pattern = key.removesuffix("/kernel")
+    matched = [name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+    if not matched:
+        close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
+        raise PruningError(
+            f"sparsity names {key!r}, which matches no layer of the chain; nearest: "
+            f"{', '.join(map(repr, close or names))}"
+        )
+    return matched
