@@ -56,6 +56,8 @@ class Layer:
         size are summed; several whose sizes add up to its input size are concatenated, in order.
       next: the layers that read its output, or `IDENTITY`. None: whoever names it.
       groups: of a convolution (``feature_group_count``). None: from the shapes.
+      flatten: positions that a flatten before this dense layer puts in a row, channels varying
+        fastest. None: after a convolution, from the shapes.
       strides: of a convolution. Eq. 5 and 9 do not depend on it.
       pool: window of the pooling after the layer. Eq. 5 and 9 do not depend on it.
     """
@@ -65,6 +67,7 @@ class Layer:
     previous: str | Sequence[str] | None = None
     next: str | Sequence[str] | None = None
     groups: int | None = None
+    flatten: int | None = None
     strides: int = 1
     pool: int = 1
 
@@ -421,7 +424,8 @@ def _connect(
             positions = kernel_in // width
             fits = positions * width == kernel_in and positions >= 1
             from_conv = all(len(shapes[source]) > 2 for source in layers)
-            fits = fits and (positions == 1 or from_conv)
+            fits = fits and (positions == (layer.flatten or positions))
+            fits = fits and (positions == 1 or from_conv or layer.flatten is not None)
         if not fits:
             continue
         edges, offset = [], 0
@@ -433,7 +437,7 @@ def _connect(
     raise PruningError(
         f"layer {name!r} of shape {shape} does not connect to {fed_by}: it reads "
         f"{kernel_in} inputs, they give {' and '.join(map(str, sizes))}; "
-        "mend the order of the chain, or name previous= (and groups=)"
+        "mend the order of the chain, or name previous=, groups= or flatten="
     )
 
 

@@ -279,10 +279,11 @@ def _check_finite(graph: Graph, kernels: dict[str, Any], tensors: dict[str, Any]
     }
     if not visible:
         return
-    for name, count in jax.device_get(_nonfinite(visible)).items():
-        if count:
+    counts = jax.device_get(_nonfinite(visible))
+    for name in visible:
+        if counts[name]:
             raise PruningError(
-                f"{name} has {count} NaN or infinite {named[name][1]}: mend the training run, or "
+                f"{name} has {counts[name]} NaN or infinite {named[name][1]}: mend the training run, or "
                 "prune a checkpoint from before they appeared"
             )
 

@@ -128,6 +128,6 @@ def _is_read(name: str, kernels: dict[str, np.ndarray], graph: Graph) -> np.ndar
         target = graph[edge.target]
         mask = kernels[target.path].reshape(-1, target.shape[-2], target.groups,
                                             target.shape[-1] // target.groups)  # fmt: skip
-        reads = mask.any((0, 3)).T.reshape(edge.positions, -1).any(0)
+        reads = np.any(mask, axis=(0, 3)).T.reshape(edge.positions, -1).any(axis=0)
         read |= reads[edge.offset : edge.offset + layer.out_size]
     return read

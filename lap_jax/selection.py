@@ -8,6 +8,7 @@ bits. Nothing is sorted, and on a mesh only counts cross devices.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,11 @@ def _ordered_bits(scores: jax.Array) -> jax.Array:
     return (keys if scores.dtype.itemsize > 2 else keys.astype(jnp.uint32)) + 1
 
 
-def _largest_that_holds(count_reaching, wanted: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def _largest_that_holds(
+    count_reaching: Callable[[list[jax.Array]], tuple[jax.Array, ...]],
+    wanted: jax.Array,
+    dtype: jnp.dtype,
+) -> jax.Array:
     """Return the largest number that at least ``wanted`` of the counted ones reach."""
 
     def settle_two_bits(step: jax.Array, known: jax.Array) -> jax.Array:
