@@ -1,8 +1,9 @@
 """Lookahead pruning for JAX: masks that look at the neighbouring layers."""
 
-from lap_jax.chains import IDENTITY, Edge, Graph, Layer, Node, Norm, chain
+from lap_jax.chains import Layer, chain
 from lap_jax.errors import PruningError
 from lap_jax.files import load_masks, read_metadata, save_masks
+from lap_jax.graphs import IDENTITY, Edge, Graph, Node, Norm
 from lap_jax.pruning import METHODS, Method, lookahead_masks, lookahead_scores
 from lap_jax.report import Summary, SummaryRow, summarize
 from lap_jax.retraining import KeepPrunedState, apply_masks, keep_pruned

@@ -1,16 +1,9 @@
-"""What feeds what: layers, the norms after them and the edges between them.
-
-A declared chain is one way to write a `Graph`; the scores know graphs only.
-
-Flax ends every kernel in (in, out): Dense ``[in, out]``, Conv ``[*window, in / groups, out]``.
-Input and output *neurons* of a convolution are its channels.
-"""
+"""The declared chain: one way to write a graph of layers."""
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -18,30 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from lap_jax.errors import PruningError
+from lap_jax.graphs import IDENTITY, Edge, Graph, Node, Norm, nearest
 from lap_jax.paths import leaves_by_path
-from lap_jax.text import text_table
-
-IDENTITY = "identity"
-"""As a previous or next layer: a branch that passes the activations on unchanged."""
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A normalisation after a layer, by its path in ``params`` and ``batch_stats``.
-
-    Its gain per channel is ``|scale| / sqrt(var + epsilon)`` (Eq. 8 and 9 of the paper); a scale
-    that is absent counts as one.
-
-    Attributes:
-      path: e.g. ``"BatchNorm_0"``.
-      epsilon: the layer's own epsilon; Flax's default is 1e-5.
-      statistics: whether running statistics exist. ``False`` for layer, group and RMS norm, whose
-        gain is then ``|scale|`` alone.
-    """
-
-    path: str
-    epsilon: float = 1e-5
-    statistics: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,110 +41,6 @@ class Layer:
     flatten: int | None = None
     strides: int = 1
     pool: int = 1
-
-
-@dataclass(frozen=True)
-class Edge:
-    """Channel ``c`` of ``source`` reaches input ``position * width + offset + c`` of ``target``.
-
-    ``width`` is the target's input size divided by ``positions``: more than one position where a
-    flatten joins a convolution ``[h, w, c]`` to a dense layer (Flax: c varies fastest), an offset
-    where several sources are concatenated. Source or target may be `IDENTITY`.
-    """
-
-    source: str
-    target: str
-    positions: int = 1
-    offset: int = 0
-
-
-@dataclass(frozen=True)
-class Node:
-    """A layer of a `Graph`: everything about it is known.
-
-    Attributes:
-      name: the kernel's path without a last ``/kernel``.
-      path: normalised path of the kernel in the parameter tree.
-      shape: of the kernel, ``(*window, in / groups, out)``.
-      groups: feature groups of a convolution, else 1.
-      norm: the norm after the layer.
-      strides, pool: as declared.
-    """
-
-    name: str
-    path: str
-    shape: tuple[int, ...]
-    groups: int = 1
-    norm: Norm | None = None
-    strides: int = 1
-    pool: int = 1
-
-    @property
-    def in_size(self) -> int:
-        """Number of input neurons (channels, of a convolution)."""
-        return self.shape[-2] * self.groups
-
-    @property
-    def out_size(self) -> int:
-        """Number of output neurons."""
-        return self.shape[-1]
-
-    @property
-    def size(self) -> int:
-        """Number of weights in the kernel."""
-        return math.prod(self.shape)
-
-    @property
-    def is_conv(self) -> bool:
-        """Whether the kernel has window axes."""
-        return len(self.shape) > 2
-
-
-@dataclass(frozen=True)
-class Graph:
-    """Layers in pruning order, first to last, and the edges between them.
-
-    Hashable, so that it can be a static argument of `jax.jit`. ``print(graph)`` shows a table.
-    """
-
-    layers: tuple[Node, ...]
-    edges: tuple[Edge, ...]
-
-    def __getitem__(self, name: str) -> Node:
-        for layer in self.layers:
-            if layer.name == name:
-                return layer
-        raise PruningError(f"no layer {name!r} in the graph{_nearest(name, self.names)}")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the layers, first to last."""
-        return tuple(layer.name for layer in self.layers)
-
-    def into(self, name: str) -> tuple[Edge, ...]:
-        """Edges that end at the layer ``name``."""
-        return tuple(edge for edge in self.edges if edge.target == name)
-
-    def out_of(self, name: str) -> tuple[Edge, ...]:
-        """Edges that start at the layer ``name``."""
-        return tuple(edge for edge in self.edges if edge.source == name)
-
-    def __str__(self) -> str:
-        header = ("layer", "kernel", "shape", "in", "out", "norm", "previous", "next")
-        rows = [
-            (
-                layer.name,
-                layer.path,
-                "x".join(map(str, layer.shape)) + _details(layer),
-                str(layer.in_size),
-                str(layer.out_size),
-                layer.norm.path if layer.norm else "-",
-                ", ".join(_end(edge.source, edge) for edge in self.into(layer.name)) or "-",
-                ", ".join(_end(edge.target, edge) for edge in self.out_of(layer.name)) or "-",
-            )
-            for layer in self.layers
-        ]
-        return text_table(header, rows, right=(3, 4))
 
 
 def chain(
@@ -386,7 +253,7 @@ def _known(value: str, name: str, field: str, names: Sequence[str]) -> str:
     if neighbour != IDENTITY and neighbour not in names:
         raise PruningError(
             f"layer {name!r} names {value!r} as {field}, which is not in the chain"
-            f"{_nearest(neighbour, names)}"
+            f"{nearest(neighbour, names)}"
         )
     if neighbour == name:
         raise PruningError(f"layer {name!r} names itself as {field}: name its neighbour")
@@ -396,49 +263,53 @@ def _known(value: str, name: str, field: str, names: Sequence[str]) -> str:
 def _connect(
     name: str, layer: Layer, sources: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[list[Edge], int]:
-    """Infer flatten, groups, sum or concatenation from the shapes: the edges in, and the groups."""
+    """Infer flatten, groups, sum or concatenation from the shapes: the edges in, and the groups.
+
+    Where the shapes allow a sum and a concatenation, it is a sum.
+    """
     shape = shapes[name]
-    kernel_in, is_conv = shape[-2], len(shape) > 2
     identity = [Edge(IDENTITY, name)] if IDENTITY in sources else []
     layers = [source for source in sources if source != IDENTITY]
     sizes = [shapes[source][-1] for source in layers]
-    declared_groups = layer.groups
-    if declared_groups is not None and (declared_groups < 1 or shape[-1] % declared_groups):
+    if layer.groups is not None and (layer.groups < 1 or shape[-1] % layer.groups):
         raise PruningError(
-            f"layer {name!r} has groups={declared_groups} and kernel shape {shape}: groups must "
+            f"layer {name!r} has groups={layer.groups} and kernel shape {shape}: groups must "
             "divide its output size"
         )
     if not layers:
-        return identity, declared_groups or 1
+        return identity, layer.groups or 1
 
-    summed, joined = (sizes[0] if len(set(sizes)) == 1 else None), sum(sizes)
-    for width in dict.fromkeys((summed, joined)):
-        if width is None:
-            continue
-        positions, groups = 1, 1
-        if is_conv:
-            groups = width // kernel_in
-            fits = groups * kernel_in == width and groups >= 1 and shape[-1] % groups == 0
-            fits = fits and declared_groups in (None, groups)
-        else:
-            positions = kernel_in // width
-            fits = positions * width == kernel_in and positions >= 1
-            from_conv = all(len(shapes[source]) > 2 for source in layers)
-            fits = fits and (positions == (layer.flatten or positions))
-            fits = fits and (positions == 1 or from_conv or layer.flatten is not None)
-        if not fits:
-            continue
-        edges, offset = [], 0
-        for source, size in zip(layers, sizes, strict=True):
-            edges.append(Edge(source, name, positions, offset if width != summed else 0))
-            offset += size
-        return edges + identity, groups
+    from_conv = all(len(shapes[source]) > 2 for source in layers)
+    offsets = [sum(sizes[:index]) for index in range(len(sizes))]
+    readings = [(sizes[0], [0] * len(sizes))] if len(set(sizes)) == 1 else []
+    for width, starts in [*readings, (sum(sizes), offsets)]:
+        fit = _positions_and_groups(layer, shape, width, from_conv)
+        if fit is not None:
+            positions, groups = fit
+            pairs = zip(layers, starts, strict=True)
+            return [
+                Edge(source, name, positions, start) for source, start in pairs
+            ] + identity, groups
     fed_by = " and ".join(f"{source!r} of shape {shapes[source]}" for source in layers)
     raise PruningError(
         f"layer {name!r} of shape {shape} does not connect to {fed_by}: it reads "
-        f"{kernel_in} inputs, they give {' and '.join(map(str, sizes))}; "
+        f"{shape[-2]} inputs, they give {' and '.join(map(str, sizes))}; "
         "mend the order of the chain, or name previous=, groups= or flatten="
     )
+
+
+def _positions_and_groups(
+    layer: Layer, shape: tuple[int, ...], width: int, from_conv: bool
+) -> tuple[int, int] | None:
+    """How a kernel reads ``width`` channels: (flattened positions, groups); None if it cannot."""
+    kernel_in = shape[-2]
+    if len(shape) > 2:
+        groups = width // kernel_in
+        fits = groups * kernel_in == width > 0 and shape[-1] % groups == 0
+        return (1, groups) if fits and layer.groups in (None, groups) else None
+    positions = kernel_in // width
+    allowed = layer.flatten == positions if layer.flatten else positions == 1 or from_conv
+    return (positions, 1) if positions * width == kernel_in and allowed else None
 
 
 def _check_norm_size(node: Node, known: Mapping[str, Any]) -> None:
@@ -454,31 +325,7 @@ def _check_norm_size(node: Node, known: Mapping[str, Any]) -> None:
             )
 
 
-def _details(layer: Node) -> str:
-    parts = [
-        f"{field}={value}"
-        for field, value in (
-            ("groups", layer.groups),
-            ("strides", layer.strides),
-            ("pool", layer.pool),
-        )
-        if value != 1
-    ]
-    return f" ({', '.join(parts)})" if parts else ""
-
-
-def _end(name: str, edge: Edge) -> str:
-    """One end of an edge as the table shows it: with its flatten and its offset."""
-    flatten = f" x{edge.positions} positions" if edge.positions > 1 else ""
-    return name + flatten + (f" at {edge.offset}" if edge.offset else "")
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(dict.fromkeys(names)), n=3, cutoff=0.4)
-    return f"; nearest: {', '.join(map(repr, close))}" if close else ""
-
-
 def _unknown_path(path: str, known: Mapping[str, Any]) -> NoReturn:
     modules = [name.rpartition("/")[0] or name for name in known]
-    hint = _nearest(_name(path), modules) or f"; there are: {', '.join(map(repr, known))}"
+    hint = nearest(_name(path), modules) or f"; there are: {', '.join(map(repr, known))}"
     raise PruningError(f"no layer or norm {path!r} in params{hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -14,8 +13,9 @@ import numpy as np
 from jax import lax
 
 from lap_jax import scores
-from lap_jax.chains import Graph, Layer, Norm, as_graph, norm_tensors
+from lap_jax.chains import Layer, as_graph, norm_tensors
 from lap_jax.errors import PruningError
+from lap_jax.graphs import Graph, Norm, nearest
 from lap_jax.paths import leaves_by_path, map_by_path
 from lap_jax.selection import keep_largest
 from lap_jax.sparsity import Sparsity, kept_count, sparsity_per_layer
@@ -232,10 +232,8 @@ def _method(method: str | Method, steps: int | None) -> Method:
     """Look a method up by name, put in the number of steps and check every choice."""
     if isinstance(method, str):
         if method not in METHODS:
-            close = difflib.get_close_matches(method, METHODS, n=3, cutoff=0.3)
-            raise PruningError(
-                f"unknown method {method!r}; nearest: {', '.join(map(repr, close or METHODS))}"
-            )
+            hint = nearest(method, METHODS) or f"; there are: {', '.join(map(repr, METHODS))}"
+            raise PruningError(f"unknown method {method!r}{hint}")
         method = METHODS[method]
     if steps is not None:
         method = method._replace(steps=steps)
@@ -283,8 +281,8 @@ def _check_finite(graph: Graph, kernels: dict[str, Any], tensors: dict[str, Any]
     for name in visible:
         if counts[name]:
             raise PruningError(
-                f"{name} has {counts[name]} NaN or infinite {named[name][1]}: mend the training run, or "
-                "prune a checkpoint from before they appeared"
+                f"{name} has {counts[name]} NaN or infinite {named[name][1]}: "
+                "mend the training run, or prune a checkpoint from before they appeared"
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lap_jax.chains import IDENTITY, Graph
+from lap_jax.graphs import IDENTITY, Graph
 from lap_jax.errors import PruningError
 from lap_jax.paths import leaves_by_path
 from lap_jax.text import text_table

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lap_jax.chains import IDENTITY, Edge, Graph, Node
+from lap_jax.graphs import IDENTITY, Edge, Graph, Node
 
 Flows = dict[str, tuple[jax.Array, jax.Array]]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 
 import jax
 
-from lap_jax.chains import Graph
+from lap_jax.graphs import Graph, nearest
 from lap_jax.errors import PruningError
 
 Sparsity = float | Sequence[float] | Mapping[str, float]
@@ -112,9 +111,6 @@ def _matches(key: str, names: Sequence[str]) -> list[str]:
     pattern = key.removesuffix("/kernel")
     matched = [name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)]
     if not matched:
-        close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
-        raise PruningError(
-            f"sparsity names {key!r}, which matches no layer of the chain; nearest: "
-            f"{', '.join(map(repr, close or names))}"
-        )
+        hint = nearest(pattern, names) or f"; there are: {', '.join(map(repr, names))}"
+        raise PruningError(f"sparsity names {key!r}, which matches no layer of the chain{hint}")
     return matched
