@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from lap_jax.graphs import IDENTITY, Graph
 from lap_jax.errors import PruningError
+from lap_jax.graphs import IDENTITY, Graph
 from lap_jax.paths import leaves_by_path
 from lap_jax.text import text_table
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
-from lap_jax.graphs import Graph, nearest
 from lap_jax.errors import PruningError
+from lap_jax.graphs import Graph, nearest
 
 Sparsity = float | Sequence[float] | Mapping[str, float]
 
