@@ -1,0 +1,214 @@
+"""Command line: run, show, plot, prepare."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from experiments.results import Result, Store, Trial, write_atomically, write_csv
+from lap_jax import METHODS, PruningError
+
+Names = Literal["digits", "mnist", "fashion_mnist", "cifar10"]
+
+
+class BadFlag(Exception):
+    """A flag's value is of no use; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train, prune by every method at every level, measure, retrain, measure.
+
+    The defaults are the paper's settings (Appendix C). A run that was interrupted goes on where it
+    stopped when the same command is given again.
+    """
+
+    model: Literal["fcn", "linear"] = "fcn"
+    """fcn: four hidden layers of 500; linear: one hidden layer of 1,000, no activation."""
+    activation: Literal["relu", "tanh", "sigmoid", "none"] | None = None
+    """Of the hidden layers; by default relu for fcn, none for linear."""
+    dataset: Names = "digits"
+    """digits needs no download; the others are read from --data-dir."""
+    data_dir: Path | None = None
+    """Folder of prepared TensorFlow Datasets (see: python -m experiments prepare)."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Pruning methods, by the paper's names."""
+    taus: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10)
+    """Levels: a dense layer keeps 0.5**tau of its weights, the last one 0.75**tau."""
+    seeds: int = 5
+    """Number of networks trained, each pruned by every method at every level."""
+    train_steps: int = 50_000
+    """Steps of Adam before pruning."""
+    retrain_steps: int = 50_000
+    """Steps of Adam after pruning."""
+    batch_size: int = 60
+    """Examples per step."""
+    learning_rate: float | None = None
+    """Of Adam; by default 1.2e-3 for fcn, 3e-4 for linear."""
+    out: Path = Path("results/run")
+    """Folder of the results: results.sqlite, results.csv, table.md, figure.png."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print the table of a run."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder of the results."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw the picture of a run again."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder of the results."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Make a data set from its published files with TensorFlow Datasets, without TensorFlow."""
+
+    dataset: Annotated[Literal["mnist", "fashion_mnist", "cifar10"], tyro.conf.Positional]
+    """Which data set."""
+    files: Path = field()
+    """Folder that holds the published files."""
+    data_dir: Path = field()
+    """Folder to write to."""
+    accept_mismatch: bool = False
+    """Take files whose checksums are not the published ones."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    from experiments.datasets import DataError
+
+    command = tyro.cli(Run | Show | Plot | Prepare, prog="python -m experiments", args=arguments)  # type: ignore[call-overload]
+    try:
+        match command:
+            case Run():
+                run(command)
+            case Show():
+                print(_table(_stored(command.folder)))
+            case Plot():
+                _stored(command.folder)
+                print(f"picture: {_draw(command.folder)}")
+            case Prepare():
+                from experiments.datasets import prepare
+
+                print(
+                    prepare(command.dataset, command.files, command.data_dir,
+                            accept_mismatch=command.accept_mismatch)
+                )  # fmt: skip
+    except (BadFlag, DataError, PruningError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(command: Run) -> None:
+    """Run the trials that have no result yet, then write and print the table and the picture."""
+    wanted = trials_of(command)
+    from experiments import datasets, tables, trials
+    from experiments.progress import progress
+
+    dataset = datasets.load(command.dataset, command.data_dir)
+    store = Store(command.out)
+    todo = trials.pending(wanted, store)
+    steps = trials.steps_to_do(todo, store)
+    print(
+        f"{wanted[0].model} ({wanted[0].activation}) on {command.dataset}: {len(wanted)} trials "
+        f"({len(command.methods)} methods, {len(command.taus)} levels, {command.seeds} seeds), "
+        f"{len(todo)} to do, {steps:,} steps",
+        flush=True,
+    )
+    if todo:
+        with progress(steps, "steps") as (tick, say):
+            for result in trials.run(todo, dataset, store, tick):
+                trial = result.trial
+                say(
+                    f"seed {trial.seed} {trial.method} at {result.kept:.2%}: test error "
+                    f"{result.unpruned:.2%} trained, {result.before:.2%} pruned, "
+                    f"{result.after:.2%} retrained"
+                )
+    by_trial = {result.trial: result for result in store.load()}
+    results = [by_trial[trial] for trial in wanted]
+    write_csv(results, command.out / "results.csv")
+    table = _table(results)
+    write_atomically(command.out / "table.md", table.encode())
+    print(f"\n{table}\n\npicture: {_draw(command.out, results)}\n\n{tables.sentence(results)}")
+
+
+def trials_of(command: Run) -> list[Trial]:
+    """Return the trials of a run, network by network; raise `BadFlag` for flags of no use."""
+    from experiments.models import MODELS
+
+    for method in command.methods:
+        if method not in METHODS:
+            close = difflib.get_close_matches(method, METHODS, n=3, cutoff=0.3) or METHODS
+            raise BadFlag(f"--methods: unknown method {method!r}; nearest: {', '.join(close)}")
+    for name, least in (("seeds", 1), ("train_steps", 0), ("retrain_steps", 0), ("batch_size", 1)):
+        value = getattr(command, name)
+        if value < least:
+            raise BadFlag(f"--{name.replace('_', '-')} is {value}: expected {least} or more")
+    if not command.methods:
+        raise BadFlag("--methods names no method")
+    if not command.taus or min(command.taus) < 0:
+        raise BadFlag(f"--taus is {command.taus}: expected levels of 0 or more")
+    setting = MODELS[command.model]
+    learning_rate = (
+        setting.learning_rate if command.learning_rate is None else command.learning_rate
+    )
+    if not learning_rate > 0:
+        raise BadFlag(f"--learning-rate is {learning_rate}: expected a positive number")
+    return [
+        Trial(
+            model=command.model,
+            activation=command.activation or setting.activation,
+            dataset=command.dataset,
+            method=method,
+            tau=tau,
+            seed=seed,
+            train_steps=command.train_steps,
+            retrain_steps=command.retrain_steps,
+            batch_size=command.batch_size,
+            learning_rate=learning_rate,
+        )
+        for seed in range(command.seeds)
+        for method in dict.fromkeys(command.methods)
+        for tau in dict.fromkeys(command.taus)
+    ]
+
+
+def _stored(folder: Path) -> list[Result]:
+    if not (folder / "results.sqlite").exists():
+        raise BadFlag(f"no results in {folder}: it holds no results.sqlite")
+    results = Store(folder).load()
+    if not results:
+        raise BadFlag(f"no results in {folder} yet")
+    return results
+
+
+def _table(results: list[Result]) -> str:
+    from experiments.tables import table
+
+    return table(results)
+
+
+def _draw(folder: Path, results: list[Result] | None = None) -> Path:
+    from experiments.figures import plot
+
+    return plot(results or _stored(folder), folder / "figure.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
