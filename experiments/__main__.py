@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     from experiments.datasets import DataError
 
-    command = tyro.cli(Run | Show | Plot | Prepare, prog="python -m experiments", args=arguments)  # type: ignore[call-overload]
+    command = tyro.cli(Run | Show | Plot | Prepare, prog="python -m experiments", args=arguments)
     try:
         match command:
             case Run():
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(command: Run) -> None:
     """Run the trials that have no result yet, then write and print the table and the picture."""
     wanted = trials_of(command)
-    from experiments import datasets, tables, trials
+    from experiments import datasets, trials
     from experiments.progress import progress
 
     dataset = datasets.load(command.dataset, command.data_dir)
@@ -140,6 +140,8 @@ def run(command: Run) -> None:
                     f"{result.unpruned:.2%} trained, {result.before:.2%} pruned, "
                     f"{result.after:.2%} retrained"
                 )
+    from experiments import tables
+
     by_trial = {result.trial: result for result in store.load()}
     results = [by_trial[trial] for trial in wanted]
     write_csv(results, command.out / "results.csv")

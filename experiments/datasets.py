@@ -16,7 +16,18 @@ from experiments.results import write_atomically
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10")
 SPLITS = ("train", "test")
 
-CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CIFAR10_CLASSES = [
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+]
 
 
 class DataError(Exception):
@@ -138,8 +149,9 @@ def _decoded(name: str, data_dir: Path, split: str) -> tuple[np.ndarray, np.ndar
         name, split=split, data_dir=str(data_dir), download=False,
         builder_kwargs={"file_format": "array_record"},
     )  # fmt: skip
-    records = [record for start in range(0, len(source), 1000)
-               for record in source.__getitems__(range(start, min(start + 1000, len(source))))]  # fmt: skip
+    starts = range(0, len(source), 1000)
+    chunks = (range(start, min(start + 1000, len(source))) for start in starts)
+    records = [record for chunk in chunks for record in source.__getitems__(chunk)]
     images = np.stack([record["image"] for record in records])
     return images, np.array([record["label"] for record in records], np.int32)
 

@@ -28,6 +28,7 @@ class Perceptron(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Return logits."""
         x = x.reshape(x.shape[0], -1)
         for width in self.widths:
             x = self.activation(nn.Dense(width, kernel_init=nn.initializers.glorot_normal())(x))
