@@ -17,6 +17,8 @@ NAMES = ("digits", "mnist", "fashion_mnist", "cifar10")
 SPLITS = ("train", "test")
 
 CIFAR10_CLASSES = [
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+]  # fmt: skip
     "airplane",
     "automobile",
     "bird",
