@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -77,10 +77,10 @@ class Prepare:
 
     dataset: Annotated[Literal["mnist", "fashion_mnist", "cifar10"], tyro.conf.Positional]
     """Which data set."""
-    files: Path = field()
-    """Folder that holds the published files."""
-    data_dir: Path = field()
+    data_dir: Path
     """Folder to write to."""
+    files: Path | None = None
+    """Folder that holds the published files; without it TensorFlow Datasets downloads them."""
     accept_mismatch: bool = False
     """Take files whose checksums are not the published ones."""
 
@@ -122,6 +122,11 @@ def run(command: Run) -> None:
     from experiments.progress import progress
 
     dataset = datasets.load(command.dataset, command.data_dir)
+    if command.batch_size > len(dataset.train_y):
+        raise BadFlag(
+            f"--batch-size is {command.batch_size}: {command.dataset} has "
+            f"{len(dataset.train_y)} examples"
+        )
     store = Store(command.out)
     todo = trials.pending(wanted, store)
     steps = trials.steps_to_do(todo, store)

@@ -19,17 +19,6 @@ SPLITS = ("train", "test")
 CIFAR10_CLASSES = [
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 ]  # fmt: skip
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-]
 
 
 class DataError(Exception):
@@ -79,7 +68,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     )
 
 
-def prepare(name: str, files: Path, data_dir: Path, accept_mismatch: bool = False) -> Path:
+def prepare(name: str, files: Path | None, data_dir: Path, accept_mismatch: bool = False) -> Path:
     """Write a TensorFlow Datasets folder from the published files, without TensorFlow.
 
     The data set's own TFDS builder checks the files' sizes and checksums and writes the examples in
@@ -89,6 +78,7 @@ def prepare(name: str, files: Path, data_dir: Path, accept_mismatch: bool = Fals
       name: "mnist", "fashion_mnist" or "cifar10".
       files: folder with the published files: four ``*-ubyte.gz`` files, or
         ``cifar-10-binary.tar.gz`` (or, with ``accept_mismatch``, ``cifar-10-batches-bin/``).
+        None: TFDS downloads them.
       data_dir: folder to write to, the ``data_dir`` of TFDS.
       accept_mismatch: take CIFAR-10 from its unpacked folder, whose checksum cannot be verified.
 
@@ -96,19 +86,30 @@ def prepare(name: str, files: Path, data_dir: Path, accept_mismatch: bool = Fals
       The folder of the data set.
 
     Raises:
-      DataError: if a file is missing or its checksum is not the published one.
+      DataError: if a file is missing or cannot be had, or its checksum is not the published one.
     """
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
-    _check_files(name, files, accept_mismatch)
-    builder = _builder_class(name, files.resolve())(
+    manual_dir = None
+    if files is not None:
+        _check_files(name, files, accept_mismatch)
+        manual_dir = files.resolve()
+    builder = _builder_class(name, manual_dir)(
         data_dir=str(data_dir.resolve()), file_format="array_record"
     )
-    config = tfds.download.DownloadConfig(manual_dir=str(files.resolve()), try_download_gcs=False)
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     try:
         builder.download_and_prepare(download_config=config)
-    except tfds.download.checksums.NonMatchingChecksumError as error:
-        raise DataError(f"a file in {files} is not the published one: {error}") from None
+    except NonMatchingChecksumError as error:
+        raise DataError(f"a file of {name} is not the published one: {error}") from None
+    except OSError as error:
+        if files is not None:
+            raise
+        raise DataError(
+            f"{name} could not be downloaded ({error}): get {', '.join(_files(name))} in another "
+            "way and give their folder as --files"
+        ) from None
     return Path(builder.data_dir)
 
 
@@ -177,7 +178,7 @@ def _check_files(name: str, files: Path, accept_mismatch: bool) -> None:
         raise DataError(f"{files} lacks {', '.join(missing)}{advice}")
 
 
-def _builder_class(name: str, files: Path) -> Any:
+def _builder_class(name: str, files: Path | None) -> Any:
     """Return the data set's TFDS builder with reading and decoding that need no TensorFlow."""
     import tensorflow_datasets as tfds
     from PIL import Image
@@ -193,10 +194,10 @@ def _builder_class(name: str, files: Path) -> Any:
         if name == "cifar10":
             # The published builder reads the names from the archive, with TensorFlow.
             self.info.features["label"].names = CIFAR10_CLASSES
-            paths = {}
-            if (files / "cifar-10-binary.tar.gz").exists():
-                paths = {"archive": manager.download(self._cifar_info.url)}
-            return {split: examples(self, _cifar(paths, files, split), split) for split in SPLITS}
+            if files is not None and not (files / "cifar-10-binary.tar.gz").exists():
+                return {split: examples(self, _cifar(files, split), split) for split in SPLITS}
+            archive = manager.download(self._cifar_info.url)
+            return {split: examples(self, _cifar(archive, split), split) for split in SPLITS}
         paths = manager.download({file: self.URL + file for file in _files(name)})
         return {split: examples(self, _idx(paths, split), split) for split in SPLITS}
 
@@ -228,18 +229,23 @@ def _idx(paths: dict[str, Any], split: str) -> tuple[np.ndarray, np.ndarray]:
     return images, np.frombuffer(label_bytes, np.uint8, offset=8)
 
 
-def _cifar(paths: dict[str, Any], files: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _cifar(source: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read the published batches from their archive, or from the folder it unpacks to."""
     batches = (
         [f"data_batch_{i}.bin" for i in range(1, 6)] if split == "train" else ["test_batch.bin"]
     )
-    folder = "cifar-10-batches-bin"
-    if "archive" in paths:
-        with tarfile.open(paths["archive"]) as archive:
-            content = b"".join(
-                file.read() for batch in batches
-                if (file := archive.extractfile(f"{folder}/{batch}")) is not None
-            )  # fmt: skip
+    names = [f"cifar-10-batches-bin/{batch}" for batch in batches]
+    if Path(source).is_dir():
+        content = b"".join((Path(source) / name).read_bytes() for name in names)
     else:
-        content = b"".join((files / folder / batch).read_bytes() for batch in batches)
+        with tarfile.open(source) as archive:
+            content = b"".join(_member(archive, name) for name in names)
     rows = np.frombuffer(content, np.uint8).reshape(-1, 3073)
     return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0]
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    if file is None:
+        raise DataError(f"the CIFAR-10 archive lacks {name}")
+    return file.read()

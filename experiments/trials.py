@@ -46,7 +46,7 @@ def run(trials: Sequence[Trial], dataset: Dataset, store: Store, tick: Tick) -> 
     inputs = jnp.zeros((1, *dataset.train_x.shape[1:]), jnp.float32)
 
     def apply(params: Any, inputs: jax.Array) -> jax.Array:
-        return module.apply({"params": params}, inputs)
+        return jnp.asarray(module.apply({"params": params}, inputs))
 
     def init(key: jax.Array) -> Any:
         return module.init(key, inputs)["params"]

@@ -1,0 +1,59 @@
+import csv
+from dataclasses import asdict, replace
+
+import pytest
+
+from experiments.results import Result, Store, Trial, settings_name, write_atomically, write_csv
+
+TRIAL = Trial("fcn", "relu", "digits", "LAP", 4, 0, 100, 50, 60, 1.2e-3)
+RESULT = Result(TRIAL, 0.0625, 0.02, 0.5, 0.03, 0.0, 0.4, 0.01, 1.5)
+
+
+def test_what_is_stored_comes_back(tmp_path):
+    Store(tmp_path).add(RESULT)
+    other = replace(RESULT, trial=replace(TRIAL, tau=5), after=0.1)
+    Store(tmp_path).add(other)
+    assert Store(tmp_path).load() == [RESULT, other]
+
+
+def test_a_trial_is_stored_once(tmp_path):
+    store = Store(tmp_path)
+    store.add(RESULT)
+    store.add(replace(RESULT, after=0.5))
+    assert [result.after for result in store.load()] == [0.5]
+
+
+def test_names_are_stable():
+    assert TRIAL.name == "1ab76aea38f39dcd"
+    assert replace(TRIAL, tau=5).name != TRIAL.name
+
+
+def test_a_new_field_at_its_default_leaves_names_as_they_are():
+    old = {"model": "fcn", "tau": 4}
+    new = {**old, "decay": 0.0}
+    assert settings_name(new, {"decay": 0.0}) == settings_name(old, {})
+    assert settings_name({**old, "decay": 0.1}, {"decay": 0.0}) != settings_name(old, {})
+
+
+def test_csv_holds_settings_and_numbers(tmp_path):
+    path = tmp_path / "results.csv"
+    write_csv([RESULT], path)
+    with path.open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["method"] == "LAP"
+    assert float(row["after"]) == RESULT.after
+    assert set(row) == (set(asdict(TRIAL)) | set(asdict(RESULT))) - {"trial"}
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "table.md"
+    write_atomically(path, b"old")
+
+    def broken(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("experiments.results.os.replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
