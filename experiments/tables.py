@@ -36,7 +36,9 @@ def table(results: Sequence[Result]) -> str:
     unpruned = {result.trial.seed: result.unpruned for result in results}
     published = table_for(trial.model, trial.activation, trial.dataset)
     over = f"{seeds} seeds (mean ± standard deviation)" if seeds > 1 else "1 seed"
-    note = f" Rows *paper*: {published[0]} of the paper, 5 trials." if published else ""
+    note = ""
+    if published:
+        note = f" Rows *paper*: {published[0]}, 5 trials, unpruned {published[1].unpruned}%."
     return (
         f"Test error (%) of {trial.model} ({trial.activation}) on {trial.dataset} after "
         f"retraining; {over}; in brackets the change relative to MP. "
@@ -139,8 +141,5 @@ def _with_gain(cells: dict[tuple[str, int], Cell], method: str, tau: int) -> str
 def _published(table: Table, method: str, tau: int) -> str:
     if tau not in table.taus:
         return "-"
-    index = table.taus.index(tau)
-    mean, std = table.errors[method][index]
-    gain = mean / table.errors["MP"][index][0] - 1
-    bracket = "" if method in ("MP", "RP") else f" ({gain:+.2%})"
-    return f"*{mean:.2f}±{std:.2f}{bracket}*"
+    mean, std = table.errors[method][table.taus.index(tau)]
+    return f"*{mean:.2f}±{std:.2f}*"
