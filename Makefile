@@ -7,7 +7,7 @@ RUN = .venv/bin/python
 
 demo: .venv/installed
 	$(RUN) -m experiments run --dataset digits --methods MP LAP LAP-backward-seq --seeds 3 \
-		--train-steps 600 --retrain-steps 300 --out results/demo
+		--train-steps 1000 --retrain-steps 500 --out results/demo
 
 test: .venv/installed
 	$(RUN) -m pytest
