@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +12,21 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.results import Result, Store, Trial, write_atomically, write_csv
+from experiments.results import (
+    Result,
+    ResultsError,
+    Store,
+    Trial,
+    by_run,
+    write_atomically,
+    write_csv,
+)
 from lap_jax import METHODS, PruningError
 
 Names = Literal["digits", "mnist", "fashion_mnist", "cifar10"]
+
+INTERRUPTED = 128 + 2
+"""Exit status of a process that SIGINT ends."""
 
 
 class BadFlag(Exception):
@@ -57,7 +69,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Show:
-    """Print the table of a run."""
+    """Print the table of a run: one per setting, where a folder holds several."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """Folder of the results."""
@@ -65,7 +77,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw the picture of a run again."""
+    """Draw the picture of a run again: one per setting, where a folder holds several."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """Folder of the results."""
@@ -95,10 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case Run():
                 run(command)
             case Show():
-                print(_table(_stored(command.folder)))
+                print("\n\n".join(_table(results) for results in by_run(_stored(command.folder))))
             case Plot():
-                _stored(command.folder)
-                print(f"picture: {_draw(command.folder)}")
+                runs = by_run(_stored(command.folder))
+                for number, results in enumerate(runs, 1):
+                    name = f"figure-{number}.png" if len(runs) > 1 else "figure.png"
+                    print(f"picture: {_draw(results, command.folder / name)}")
             case Prepare():
                 from experiments.datasets import prepare
 
@@ -106,12 +120,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     prepare(command.dataset, command.files, command.data_dir,
                             accept_mismatch=command.accept_mismatch)
                 )  # fmt: skip
-    except (BadFlag, DataError, PruningError) as error:
+    except (BadFlag, DataError, PruningError, ResultsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on where this one stopped", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0
 
 
@@ -131,9 +145,9 @@ def run(command: Run) -> None:
     todo = trials.pending(wanted, store)
     steps = trials.steps_to_do(todo, store)
     print(
-        f"{wanted[0].model} ({wanted[0].activation}) on {command.dataset}: {len(wanted)} trials "
-        f"({len(command.methods)} methods, {len(command.taus)} levels, {command.seeds} seeds), "
-        f"{len(todo)} to do, {steps:,} steps",
+        f"{wanted[0].model} ({wanted[0].activation}) on {command.dataset}; trials: {len(wanted)} "
+        f"(methods: {len(set(command.methods))}, levels: {len(set(command.taus))}, "
+        f"seeds: {command.seeds}), to do: {len(todo)}, {steps:,} steps",
         flush=True,
     )
     if todo:
@@ -152,7 +166,8 @@ def run(command: Run) -> None:
     write_csv(results, command.out / "results.csv")
     table = _table(results)
     write_atomically(command.out / "table.md", table.encode())
-    print(f"\n{table}\n\npicture: {_draw(command.out, results)}\n\n{tables.sentence(results)}")
+    picture = _draw(results, command.out / "figure.png")
+    print(f"\n{table}\n\npicture: {picture}\n\n{tables.sentence(results)}")
 
 
 def trials_of(command: Run) -> list[Trial]:
@@ -211,11 +226,17 @@ def _table(results: list[Result]) -> str:
     return table(results)
 
 
-def _draw(folder: Path, results: list[Result] | None = None) -> Path:
+def _draw(results: list[Result], path: Path) -> Path:
     from experiments.figures import plot
 
-    return plot(results or _stored(folder), folder / "figure.png")
+    return plot(results, path)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status == INTERRUPTED:
+        # XLA may still be compiling or computing, and crashes if Python is taken down around it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -55,7 +55,7 @@ def plot(results: Sequence[Result], path: Path) -> Path:
         f"{seeds} {'seeds' if seeds > 1 else 'seed'}"
     )
     handles, labels = after.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150)
     write_atomically(path, content.getvalue())
@@ -67,7 +67,6 @@ def _panel(
 ) -> None:
     kept = {result.trial.tau: 100 * result.kept for result in results}
     unpruned = statistics.fmean({r.trial.seed: _accuracy(r.unpruned) for r in results}.values())
-    axes.axhline(unpruned, color="black", linestyle="--", linewidth=1, label="unpruned")
     for method, (colour, marker) in STYLES.items():
         groups: dict[int, list[float]] = {}
         for result in results:
@@ -76,22 +75,31 @@ def _panel(
         if not groups:
             continue
         taus = sorted(groups)
+        several = any(len(accuracies) > 1 for accuracies in groups.values())
+        spread = [statistics.stdev(groups[tau]) if len(groups[tau]) > 1 else 0 for tau in taus]
+        compared = method in ("MP", "LAP")
         axes.errorbar(
             [kept[tau] for tau in taus],
             [statistics.fmean(groups[tau]) for tau in taus],
-            [statistics.stdev(groups[tau]) if len(groups[tau]) > 1 else 0 for tau in taus],
+            spread if several else None,
             color=colour,
             marker=marker,
             markersize=5,
-            linewidth=1.8 if method in ("MP", "LAP") else 1.2,
+            linewidth=2 if compared else 1,
             capsize=3,
+            zorder=3 if compared else 2,
             label=method,
         )
+    axes.axhline(unpruned, color="black", linestyle="--", linewidth=1, label="unpruned")
     axes.set_title(title)
-    axes.set_xlabel("weights kept (%)")
+    axes.set_xlabel("weights kept")
     axes.set_xscale("log")
     taus = sorted(kept)
-    axes.set_xticks([kept[tau] for tau in taus], [f"{kept[tau]:.2f}" for tau in taus])
+    axes.set_xticks(
+        [kept[tau] for tau in taus],
+        [f"{kept[tau]:.3g}%" if kept[tau] >= 1 else f"{kept[tau]:.2g}%" for tau in taus],
+        rotation=45 if len(taus) > 8 else 0,
+    )
     axes.set_xticks([], minor=True)
     # A level halves the weights or so: a margin of half a level on either side.
     axes.set_xlim(1.4 * max(kept.values()), min(kept.values()) / 1.4)
@@ -107,7 +115,6 @@ def _published(axes: Any, results: Sequence[Result]) -> None:
     name, table = found
     taus = {result.trial.tau for result in results}
     columns = [index for index, tau in enumerate(table.taus) if tau in taus]
-    label: str | None = f"paper, {name}"
     for method in METHODS:
         if method in table.errors and any(r.trial.method == method for r in results):
             colour, marker = STYLES[method]
@@ -119,9 +126,11 @@ def _published(axes: Any, results: Sequence[Result]) -> None:
                 markersize=9,
                 markerfacecolor="none",
                 markeredgecolor=colour,
-                label=label,
+                zorder=4,
             )
-            label = None
+    # One entry for all: hollow, and of no method's colour.
+    hollow = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": "gray"}
+    axes.plot([], [], linestyle="none", label=f"paper, {name}", **hollow)
 
 
 def _accuracy(error: float) -> float:

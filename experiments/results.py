@@ -11,11 +11,15 @@ import platform
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+
+class ResultsError(Exception):
+    """Results cannot be read or written; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class Trial:
     def name(self) -> str:
         """Sixteen hexadecimal digits of the settings' SHA-256."""
         return settings_name(asdict(self), {field.name: field.default for field in fields(self)})
+
+    @property
+    def run(self) -> Trial:
+        """The settings without method, level and seed, which the trials of a table share."""
+        return replace(self, method="", tau=0, seed=0)
 
 
 @dataclass(frozen=True)
@@ -77,18 +86,36 @@ class Store:
     """Results of a run folder. Each row is written in a transaction of its own."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the folder's ``results.sqlite``, made if it is not there."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Open the folder's ``results.sqlite``, made if it is not there.
+
+        Raises:
+          ResultsError: here and in the methods, if the file is none of ours or cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResultsError(
+                f"{folder} cannot hold results ({error.strerror}): name another folder"
+            ) from None
         self.folder = folder
         self._path = folder / "results.sqlite"
-        with closing(self._connect()) as connection, connection:
+        with self._connected() as connection:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS results (name TEXT PRIMARY KEY, trial TEXT NOT NULL,"
                 " result TEXT NOT NULL, written TEXT NOT NULL, made_with TEXT NOT NULL)"
             )
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=60)
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """Open a connection for one transaction."""
+        try:
+            with closing(sqlite3.connect(self._path, timeout=60)) as connection, connection:
+                yield connection
+        except sqlite3.Error as error:
+            raise ResultsError(
+                f"{self._path}: {error}; what it holds is left as it was: mend that, or name "
+                "another folder"
+            ) from None
 
     def add(self, result: Result) -> None:
         """Write one result; one that is there already under the same name is replaced."""
@@ -100,16 +127,30 @@ class Store:
             datetime.now(UTC).isoformat(timespec="seconds"),
             json.dumps(made_with()),
         )
-        with closing(self._connect()) as connection, connection:
+        with self._connected() as connection:
             connection.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", row)
 
     def load(self) -> list[Result]:
         """Return all results, in the order in which they were written."""
-        with closing(self._connect()) as connection:
+        with self._connected() as connection:
             rows = connection.execute("SELECT trial, result FROM results ORDER BY rowid").fetchall()
-        return [
-            Result(Trial(**json.loads(trial)), **json.loads(numbers)) for trial, numbers in rows
-        ]
+        try:
+            return [
+                Result(Trial(**json.loads(trial)), **json.loads(numbers)) for trial, numbers in rows
+            ]
+        except (TypeError, ValueError) as error:
+            raise ResultsError(
+                f"{self._path} was written by another version ({error}): use that one, or name "
+                "another folder"
+            ) from None
+
+
+def by_run(results: Sequence[Result]) -> list[list[Result]]:
+    """Split results by their settings other than method, level and seed."""
+    groups: dict[Trial, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.trial.run, []).append(result)
+    return list(groups.values())
 
 
 def made_with() -> dict[str, str]:

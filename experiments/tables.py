@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from experiments.paper import Table, table_for
-from experiments.results import Result
+from experiments.results import Result, by_run
 from lap_jax import METHODS
 
 
@@ -16,6 +16,7 @@ class Cell(NamedTuple):
 
     mean: float
     std: float | None
+    seeds: int
 
     def __str__(self) -> str:
         return f"{self.mean:.2f}" + ("" if self.std is None else f"±{self.std:.2f}")
@@ -28,14 +29,21 @@ def table(results: Sequence[Result]) -> str:
     relative to MP in brackets and, where the paper has the same network on the same data, the
     paper's figures below.
 
+    A cell of fewer seeds than the others says how many.
+
     Args:
-      results: of one network and data set; at least one.
+      results: at least one, of one run: the settings are the same except for method, level, seed.
+
+    Raises:
+      ValueError: for results of several runs (see `by_run`), whose mean would mean nothing.
     """
     trial = results[0].trial
+    if len(by_run(results)) > 1:
+        raise ValueError("results of several runs in one table")
     seeds = len({result.trial.seed for result in results})
     unpruned = {result.trial.seed: result.unpruned for result in results}
     published = table_for(trial.model, trial.activation, trial.dataset)
-    over = f"{seeds} seeds (mean ± standard deviation)" if seeds > 1 else "1 seed"
+    over = _count(seeds, "seed") + (" (mean ± standard deviation)" if seeds > 1 else "")
     note = ""
     if published:
         note = f" Rows *paper*: {published[0]}, 5 trials, unpruned {published[1].unpruned}%."
@@ -97,12 +105,13 @@ def _layout(
 ) -> str:
     cells, kept, methods = _cells_of(results, error)
     taus = sorted(kept)
+    most = max(cell.seeds for cell in cells.values())
     lines = [
         "| | " + " | ".join(f"{kept[tau]:.2%}" for tau in taus) + " |",
         "|---|" + "---:|" * len(taus),
     ]
     for method in methods:
-        row = [_with_gain(cells, method, tau) for tau in taus]
+        row = [_with_gain(cells, method, tau, most) for tau in taus]
         lines.append(f"| {method}{' (baseline)' if method == 'MP' else ''} | {' | '.join(row)} |")
         if published and method in published.errors:
             row = [_published(published, method, tau) for tau in taus]
@@ -126,16 +135,22 @@ def _cells_of(
 
 def _cell(errors: Sequence[float]) -> Cell:
     percent = [100 * error for error in errors]
-    return Cell(statistics.fmean(percent), statistics.stdev(percent) if len(percent) > 1 else None)
+    std = statistics.stdev(percent) if len(percent) > 1 else None
+    return Cell(statistics.fmean(percent), std, len(percent))
 
 
-def _with_gain(cells: dict[tuple[str, int], Cell], method: str, tau: int) -> str:
+def _with_gain(cells: dict[tuple[str, int], Cell], method: str, tau: int, seeds: int) -> str:
     cell, baseline = cells.get((method, tau)), cells.get(("MP", tau))
     if cell is None:
         return "-"
-    if method in ("MP", "RP") or baseline is None or baseline.mean == 0:
-        return str(cell)
-    return f"{cell} ({cell.mean / baseline.mean - 1:+.2%})"
+    text = str(cell)
+    if method not in ("MP", "RP") and baseline is not None and baseline.mean > 0:
+        text += f" ({cell.mean / baseline.mean - 1:+.2%})"
+    return text if cell.seeds == seeds else f"{text} [{_count(cell.seeds, 'seed')}]"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _published(table: Table, method: str, tau: int) -> str:

@@ -215,9 +215,10 @@ def _is_norm(path: str, known: Mapping[str, Any]) -> bool:
 def _kernel_shape(name: str, kernel: Any) -> tuple[int, ...]:
     """Check that an array can be pruned and return its shape."""
     shape, dtype = tuple(jnp.shape(kernel)), jax.dtypes.canonicalize_dtype(kernel.dtype)
-    if not jnp.issubdtype(dtype, jnp.floating):
+    if dtype.name not in ("float16", "bfloat16", "float32", "float64"):
         raise PruningError(
-            f"layer {name!r} has a kernel of dtype {dtype}: only real floating point is pruned"
+            f"layer {name!r} has a kernel of dtype {dtype}: expected float16, bfloat16, float32 or "
+            "float64"
         )
     if len(shape) < 2:
         raise PruningError(

@@ -104,7 +104,7 @@ def lookahead_masks(
     kept = np.array(
         [
             [
-                kept_count(layer.size, step * level / method.steps)
+                kept_count(layer.size, level * (step / method.steps))
                 for layer, level in zip(graph.layers, levels, strict=True)
             ]
             for step in range(1, method.steps + 1)
@@ -162,7 +162,7 @@ def _masks(
     key: jax.Array | None,
 ) -> dict[str, jax.Array]:
     """Prune all layers; ``kept`` is [steps, layers]."""
-    gains2 = _gains2(graph, tensors)
+    gains = _gains(graph, tensors)
     looks = method.score == "lookahead"
     backward = method.order == "backward"
     ordered = list(enumerate(graph.layers))[:: -1 if backward else 1]
@@ -172,7 +172,7 @@ def _masks(
         flows = _flows(graph, pruned) if looks else {}
         new = {}
         for index, layer in ordered:
-            score = _score(graph, layer, method, pruned[layer.name], flows, gains2, key, True)
+            score = _score(graph, layer, method, pruned[layer.name], flows, gains, key, True)
             among = None if masks is None else masks[layer.name]
             new[layer.name] = keep_largest(score, counts[index], among)
             if looks and method.order is not None:
@@ -194,32 +194,32 @@ def _scores(
     tensors: dict[str, Any],
     key: jax.Array | None,
 ) -> dict[str, jax.Array]:
-    gains2 = _gains2(graph, tensors)
+    gains = _gains(graph, tensors)
     flows = _flows(graph, kernels) if method.score == "lookahead" else {}
     return {
-        layer.name: _score(graph, layer, method, kernels[layer.name], flows, gains2, key, False)
+        layer.name: _score(graph, layer, method, kernels[layer.name], flows, gains, key, False)
         for layer in graph.layers
     }
 
 
 def _score(
     graph: Graph, layer: Any, method: Method, kernel: jax.Array, flows: scores.Flows,
-    gains2: Mapping[str, jax.Array], key: jax.Array | None, rescale: bool,
+    gains: Mapping[str, jax.Array], key: jax.Array | None, rescale: bool,
 ) -> jax.Array:  # fmt: skip
     if method.score == "magnitude":
         return scores.magnitude(kernel)
     if method.score == "random":
         assert key is not None
         return scores.random(layer, key)
-    return scores.lookahead(graph, layer, kernel, flows, gains2, method.direction, rescale)
+    return scores.lookahead(graph, layer, kernel, flows, gains, method.direction, rescale)
 
 
 def _flows(graph: Graph, kernels: Mapping[str, jax.Array]) -> scores.Flows:
     return {layer.name: scores.flow(layer, kernels[layer.name]) for layer in graph.layers}
 
 
-def _gains2(graph: Graph, tensors: Mapping[str, Any]) -> dict[str, jax.Array]:
-    return {name: scores.squared_gain(graph[name], parts) for name, parts in tensors.items()}
+def _gains(graph: Graph, tensors: Mapping[str, Any]) -> dict[str, jax.Array]:
+    return {name: scores.gain(graph[name], parts) for name, parts in tensors.items()}
 
 
 def _masked(

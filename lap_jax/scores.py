@@ -1,6 +1,7 @@
 """Scores of weights: arrays in, arrays out.
 
-Norms are carried squared: they add up over neighbours, and no square root is taken twice.
+Whatever is squared is first divided by a power of two near its maximum, so that scores do not
+depend on the scale of the weights.
 """
 
 from __future__ import annotations
@@ -31,16 +32,15 @@ def random(layer: Node, key: jax.Array) -> jax.Array:
 
 
 def lookahead(
-    graph: Graph, layer: Node, kernel: jax.Array, flows: Flows, gains2: Mapping[str, jax.Array],
+    graph: Graph, layer: Node, kernel: jax.Array, flows: Flows, gains: Mapping[str, jax.Array],
     direction: str, rescale: bool = False,
 ) -> jax.Array:  # fmt: skip
     """Return the lookahead distortion of every weight of a layer (Eq. 5; with norms, Eq. 9).
 
-    ``|w| * sqrt(input2[j]) * sqrt(output2[k])`` for ``w`` from input neuron ``j`` to output neuron
-    ``k``, with
+    ``|w| * input[j] * output[k]`` for ``w`` from input neuron ``j`` to output neuron ``k``, with
 
-        input2[j]  = sum over the layers before of a_prev[j]**2 * ||W_prev[j, :]||**2
-        output2[k] = a[k]**2 * sum over the layers after of ||W_next[:, k]||**2
+        input[j]**2  = sum over the layers before of a_prev[j]**2 * ||W_prev[j, :]||**2
+        output[k]**2 = a[k]**2 * sum over the layers after of ||W_next[:, k]||**2
 
     where an identity branch adds one to the sum.
 
@@ -50,8 +50,8 @@ def lookahead(
       graph: the graph that ``layer`` is a node of.
       layer: the layer to score.
       kernel: its kernel, ``(*window, in / groups, out)``.
-      flows: ``{name: (in2 [in], out2 [out])}`` of every layer, from `flow`.
-      gains2: ``{name: a**2 [out]}`` of every layer that a norm follows, from `squared_gain`.
+      flows: ``{name: (in [in], out [out])}`` of every layer, from `flow`.
+      gains: ``{name: a [out]}`` of every layer that a norm follows, from `gain`.
       direction: "both", "forward" (the next layers alone) or "backward" (the previous alone).
       rescale: divide each side by a power of two near its maximum. The order within the layer stays
         the same to the bit, and the scores neither overflow nor underflow.
@@ -61,59 +61,61 @@ def lookahead(
     """
     score = _grouped(magnitude(kernel), layer)
     if direction in ("both", "backward"):
-        factor = _factor(_input2(graph, layer, flows, gains2), rescale)
-        score = score * factor.reshape(layer.groups, -1).T[None, :, :, None]
+        side = _input(graph, layer, flows, gains)
+        side = side / _near(side) if rescale else side
+        score = score * side.reshape(layer.groups, -1).T[None, :, :, None]
     if direction in ("both", "forward"):
-        factor = _factor(_output2(graph, layer, flows, gains2), rescale)
-        score = score * factor.reshape(layer.groups, -1)[None, None]
+        side = _output(graph, layer, flows, gains)
+        side = side / _near(side) if rescale else side
+        score = score * side.reshape(layer.groups, -1)[None, None]
     return score.reshape(layer.shape)
 
 
 def flow(layer: Node, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return squared norms of a kernel: per input neuron ``[in]`` and per output neuron ``[out]``.
+    """Return norms of a kernel: per input neuron ``[in]`` and per output neuron ``[out]``.
 
-    ``in2[j] = ||W[:, j]||_F**2`` in the paper's notation (weights that leave input neuron ``j``),
-    ``out2[k] = ||W[k, :]||_F**2`` (weights that arrive at output neuron ``k``).
+    ``in[j] = ||W[:, j]||_F`` in the paper's notation (weights that leave input neuron ``j``),
+    ``out[k] = ||W[k, :]||_F`` (weights that arrive at output neuron ``k``).
     """
-    squares = jnp.square(_grouped(_widen(kernel), layer))
-    return squares.sum((0, 3)).T.reshape(-1), squares.sum((0, 1)).reshape(-1)
+    weights = _grouped(_widen(kernel), layer)
+    near = _near(weights)
+    squares = jnp.square(weights / near)
+    leaving, arriving = squares.sum((0, 3)).T.reshape(-1), squares.sum((0, 1)).reshape(-1)
+    return near * jnp.sqrt(leaving), near * jnp.sqrt(arriving)
 
 
-def squared_gain(layer: Node, tensors: Mapping[str, jax.Array]) -> jax.Array:
-    """Return ``a**2 = scale**2 / (var + epsilon)`` per output channel, ``[out]`` (Eq. 8).
+def gain(layer: Node, tensors: Mapping[str, jax.Array]) -> jax.Array:
+    """Return ``a = |scale| / sqrt(var + epsilon)`` per output channel, ``[out]`` (Eq. 8).
 
-    The square also takes care of the sign: a distortion is not negative, a scale may be.
+    A distortion is not negative, a scale may be.
     """
-    gain2 = jnp.ones(layer.out_size, jnp.float32)
+    factor = jnp.ones(layer.out_size, jnp.float32)
     if "scale" in tensors:
-        gain2 = gain2 * jnp.square(_widen(tensors["scale"]))
+        factor = factor * jnp.abs(_widen(tensors["scale"]))
     if "var" in tensors:
         assert layer.norm is not None
-        gain2 = gain2 / (_widen(tensors["var"]) + layer.norm.epsilon)
-    return gain2
+        factor = factor / jnp.sqrt(_widen(tensors["var"]) + layer.norm.epsilon)
+    return factor
 
 
-def _input2(graph: Graph, layer: Node, flows: Flows, gains2: Mapping[str, Any]) -> jax.Array:
-    total = jnp.zeros(layer.in_size, jnp.float32)
-    edges = graph.into(layer.name)
-    for edge in edges:
-        if edge.source == IDENTITY:
-            total = total + 1.0
-        else:
-            total = total + _spread(
-                edge, flows[edge.source][1] * gains2.get(edge.source, 1.0), layer
-            )
-    return total if edges else total + 1.0
+def _input(graph: Graph, layer: Node, flows: Flows, gains: Mapping[str, Any]) -> jax.Array:
+    ones = jnp.ones(layer.in_size, jnp.float32)
+    branches = [
+        ones
+        if edge.source == IDENTITY
+        else _spread(edge, flows[edge.source][1] * gains.get(edge.source, 1.0), layer)
+        for edge in graph.into(layer.name)
+    ]
+    return _norm(jnp.stack(branches or [ones]))
 
 
-def _output2(graph: Graph, layer: Node, flows: Flows, gains2: Mapping[str, Any]) -> jax.Array:
-    total = jnp.zeros(layer.out_size, jnp.float32)
-    edges = graph.out_of(layer.name)
-    for edge in edges:
-        total = total + (
-            1.0 if edge.target == IDENTITY else _collect(edge, flows[edge.target][0], layer)
-        )
-    return (total if edges else total + 1.0) * gains2.get(layer.name, 1.0)
+def _output(graph: Graph, layer: Node, flows: Flows, gains: Mapping[str, Any]) -> jax.Array:
+    ones = jnp.ones((1, layer.out_size), jnp.float32)
+    branches = [
+        ones if edge.target == IDENTITY else _collect(edge, flows[edge.target][0], layer)
+        for edge in graph.out_of(layer.name)
+    ]
+    return _norm(jnp.concatenate(branches or [ones])) * gains.get(layer.name, 1.0)
 
 
 def _spread(edge: Edge, values: jax.Array, target: Node) -> jax.Array:
@@ -124,17 +126,28 @@ def _spread(edge: Edge, values: jax.Array, target: Node) -> jax.Array:
 
 
 def _collect(edge: Edge, values: jax.Array, source: Node) -> jax.Array:
-    """Sum values per input neuron of the target into the source's output channels."""
+    """Bring values per input neuron of the target to the source, a row per position."""
     per_position = values.reshape(edge.positions, -1)
-    return per_position[:, edge.offset : edge.offset + source.out_size].sum(0)
+    return per_position[:, edge.offset : edge.offset + source.out_size]
 
 
-def _factor(squares: jax.Array, rescale: bool) -> jax.Array:
-    factor = jnp.sqrt(squares)
-    if not rescale:
-        return factor
-    exponent = jnp.frexp(jnp.max(factor))[1]
-    return jnp.ldexp(factor, -exponent)
+def _norm(rows: jax.Array) -> jax.Array:
+    """Return the Euclidean norm over the first axis; of a single row, the row itself."""
+    if rows.shape[0] == 1:
+        return rows[0]
+    near = _near(rows)
+    return near * jnp.sqrt(jnp.square(rows / near).sum(0))
+
+
+def _near(x: jax.Array) -> jax.Array:
+    """Return a power of two near the largest ``|x|``.
+
+    Divided by it, numbers keep their digits, and neither squares nor products leave the range of
+    the floating-point type.
+    """
+    exponent = jnp.frexp(jnp.max(jnp.abs(x)))[1]
+    limits = jnp.finfo(x.dtype)
+    return jnp.ldexp(jnp.ones((), x.dtype), jnp.clip(exponent, limits.minexp, limits.maxexp - 1))
 
 
 def _grouped(kernel: jax.Array, layer: Node) -> jax.Array:

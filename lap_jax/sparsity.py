@@ -25,7 +25,8 @@ def paper_sparsity(
     Args:
       graph: the layers, from `chain`.
       tau: the pruning level, not negative; whole numbers in the paper.
-      p: fraction of a convolution's weights kept per level. Conv-6, VGG and ResNet-18: 0.85.
+      p: fraction of a convolution's weights kept per level. Conv-6, VGG and ResNet-18: 0.85; the
+        paper writes 0 for the FCN, which has none.
       q: fraction of a dense layer's weights kept per level. FCN: 0.5; the others: 0.8.
       unpruned: names or patterns of layers left whole; the paper leaves ResNet-18's first
         convolution.
@@ -34,13 +35,13 @@ def paper_sparsity(
       ``{layer name: sparsity}``.
 
     Raises:
-      PruningError: if tau is negative, p or q is outside (0, 1], or ``unpruned`` names no layer.
+      PruningError: if tau is negative, p or q is outside [0, 1], or ``unpruned`` names no layer.
     """
     if tau < 0:
         raise PruningError(f"tau is {tau}: expected a level of 0 or more")
     for name, value in (("p", p), ("q", q)):
-        if not 0 < value <= 1:
-            raise PruningError(f"{name} is {value}: expected a kept fraction in (0, 1]")
+        if not 0 <= value <= 1:
+            raise PruningError(f"{name} is {value}: expected a kept fraction in [0, 1]")
     whole = {name for pattern in unpruned for name in _matches(pattern, graph.names)}
     kept = {layer.name: p if layer.is_conv else q for layer in graph.layers}
     kept[graph.layers[-1].name] = (1 + q) / 2

@@ -1,10 +1,14 @@
+import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from experiments.__main__ import BadFlag, Run, main, trials_of
+from experiments.results import Result, Store, Trial
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +28,7 @@ def test_run_show_and_plot_on_digits(tmp_path):
     ]
     first = command(*flags)
     assert first.returncode == 0, first.stderr
-    assert "8 trials (2 methods, 2 levels, 2 seeds), 8 to do, 140 steps" in first.stdout
+    assert "trials: 8 (methods: 2, levels: 2, seeds: 2), to do: 8, 140 steps" in first.stdout
     assert "| MP (baseline) |" in first.stdout
     assert f"picture: {out / 'figure.png'}" in first.stdout
     assert "LAP errs less than MP at" in first.stdout.splitlines()[-1]
@@ -95,3 +99,53 @@ def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("experiments.datasets.load", interrupted)
     assert main(["run", "--out", str(tmp_path / "run")]) == 130
     assert "goes on where this one stopped" in capsys.readouterr().err
+
+
+def test_a_folder_of_two_settings_shows_and_draws_both(capsys, tmp_path):
+    for steps, error in ((5, 0.1), (7, 0.9)):
+        trial = Trial("fcn", "relu", "digits", "MP", 4, 0, steps, 5, 60, 1e-3)
+        Store(tmp_path).add(Result(trial, 0.06, 0.02, 0.5, error, 0.0, 0.4, 0.1, 1.0))
+    assert main(["show", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "| MP (baseline) | 10.00 |" in shown
+    assert "| MP (baseline) | 90.00 |" in shown
+    assert main(["plot", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {"figure-1.png", "figure-2.png"}
+
+
+@pytest.mark.parametrize("command", ["run", "show", "plot"])
+def test_a_file_that_holds_no_results_is_left_alone(command, capsys, tmp_path):
+    file = tmp_path / "results.sqlite"
+    file.write_bytes(b"something else entirely " * 100)
+    arguments = ["run", "--out", str(tmp_path)] if command == "run" else [command, str(tmp_path)]
+    assert main(arguments) == 2
+    assert f"error: {file}: file is not a database" in capsys.readouterr().err
+    assert file.read_bytes() == b"something else entirely " * 100
+
+
+def test_results_of_another_version_say_so(capsys, tmp_path):
+    trial = Trial("fcn", "relu", "digits", "MP", 4, 0, 5, 5, 60, 1e-3)
+    Store(tmp_path).add(Result(trial, 0.06, 0.02, 0.5, 0.1, 0.0, 0.4, 0.1, 1.0))
+    with closing(sqlite3.connect(tmp_path / "results.sqlite")) as connection, connection:
+        connection.execute("""UPDATE results SET trial = '{"momentum": 0.9}'""")
+    assert main(["show", str(tmp_path)]) == 2
+    assert "another version" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert main(["run", "--out", str(tmp_path / "file" / "run")]) == 2
+    assert "name another folder" in capsys.readouterr().err
+
+
+def test_an_interrupted_process_exits_with_the_status_of_sigint(tmp_path):
+    """XLA computes on threads of its own: taken down in the middle, the process would crash."""
+    run = [sys.executable, "-u", "-m", "experiments", "run", "--methods", "MP", "--out", tmp_path]
+    with subprocess.Popen(
+        run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert "to do" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate()
+    assert process.returncode == 130
+    assert "goes on where this one stopped" in error

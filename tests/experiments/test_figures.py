@@ -47,16 +47,31 @@ def test_the_lines_are_mean_accuracies_over_the_share_kept(drawn, tmp_path):
     np.testing.assert_allclose(lines(before)["LAP"], [[6.25, 50], [1.5625, 50]])
     left, right = after.get_xlim()
     assert left > right  # the share of weights falls to the right
-    assert after.get_lines()[0].get_ydata()[0] == pytest.approx(98)  # the unpruned network
+    for axes in (after, before):
+        (unpruned,) = [line for line in axes.get_lines() if line.get_label() == "unpruned"]
+        np.testing.assert_allclose(unpruned.get_ydata(), 98)
+    assert [label.get_text() for label in after.get_xticklabels()] == ["6.25%", "1.56%"]
+
+
+def test_bars_are_one_sample_standard_deviation_and_need_two_seeds(drawn, tmp_path):
+    plot([result("LAP", 4, seed, error) for seed, error in enumerate((0.1, 0.2, 0.6))],
+         tmp_path / "three.png")  # fmt: skip
+    plot([result("LAP", 4, 0, 0.1)], tmp_path / "one.png")
+    (three,), (one,) = (figure.axes[0].containers for figure in drawn)
+    (bar,) = three.lines[2][0].get_segments()
+    np.testing.assert_allclose(bar[:, 1], [70 - 26.45751, 70 + 26.45751], rtol=1e-6)
+    assert three.has_yerr
+    assert not one.has_yerr
 
 
 def test_the_papers_points_are_drawn_on_its_own_data_only(drawn, tmp_path):
     for dataset in ("mnist", "digits"):
         plot([result("LAP", tau, 0, 0.1, dataset) for tau in (4, 5)], tmp_path / f"{dataset}.png")
     mnist, digits = (figure.axes[0] for figure in drawn)
-    (points,) = [line for line in mnist.get_lines() if line.get_label() == "paper, Table 1"]
-    np.testing.assert_allclose(points.get_xydata(), [[6.36, 98.33], [3.21, 98.11]])
-    assert not [line for line in digits.get_lines() if "paper" in str(line.get_label())]
+    hollow, entry = [line for line in mnist.get_lines() if line.get_markerfacecolor() == "none"]
+    np.testing.assert_allclose(hollow.get_xydata(), [[6.36, 98.33], [3.21, 98.11]])
+    assert entry.get_label() == "paper, Table 1"
+    assert not [line for line in digits.get_lines() if line.get_markerfacecolor() == "none"]
 
 
 @pytest.mark.parametrize("taus", [(4,), (4, 5)])

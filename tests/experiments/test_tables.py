@@ -1,8 +1,9 @@
 import statistics
+from dataclasses import replace
 
 import pytest
 
-from experiments.results import Result, Trial
+from experiments.results import Result, Trial, by_run
 from experiments.tables import sentence, table
 
 
@@ -81,3 +82,16 @@ def test_the_sentence_of_one_method_tells_its_course():
         "With LAP the test error after retraining goes from 2.00% at 6.25% of the weights to "
         "50.00% at 0.20%."
     )
+
+
+def test_a_cell_of_fewer_seeds_says_so():
+    results = [result("MP", 4, seed, 0.1) for seed in (0, 1)] + [result("LAP", 4, 0, 0.05)]
+    assert cells(table(results), "LAP") == ["5.00 (-50.00%) [1 seed]"]
+
+
+def test_runs_of_different_settings_are_never_averaged():
+    short = result("MP", 4, 0, 0.1)
+    long = replace(short, trial=replace(short.trial, train_steps=7), after=0.9)
+    assert by_run([short, long, short]) == [[short, short], [long]]
+    with pytest.raises(ValueError, match="several runs"):
+        table([short, long])

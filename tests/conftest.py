@@ -1,0 +1,50 @@
+"""Eight simulated devices, reproducible hypothesis examples, and a counter of compilations.
+
+The device count must be in the environment before jax is imported for the first time.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+FLAG = "--xla_force_host_platform_device_count"
+if FLAG not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}=8".strip()
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+hypothesis.settings.register_profile(
+    "lap_jax", max_examples=25, deadline=None, derandomize=True, print_blob=True
+)
+hypothesis.settings.load_profile("lap_jax")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Run one test with float64 arrays."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def count_compilations() -> Callable[[], contextlib.AbstractContextManager[list[str]]]:
+    """`with count_compilations() as events:` collects one entry per program that XLA compiles."""
+
+    @contextlib.contextmanager
+    def counter() -> Iterator[list[str]]:
+        events: list[str] = []
+        open_ = True
+
+        def listen(name: str, _seconds: float, **_: object) -> None:
+            if open_ and name.endswith("backend_compile_duration"):
+                events.append(name)
+
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        try:
+            yield events
+        finally:
+            open_ = False
+
+    return counter

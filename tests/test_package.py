@@ -1,0 +1,192 @@
+"""The package as a whole: its names, who may import whom, and the examples that it shows."""
+
+import ast
+import doctest
+import importlib
+import itertools
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lap_jax
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = sorted((ROOT / "lap_jax").glob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
+PROMISED = {
+    "IDENTITY",
+    "METHODS",
+    "Graph",
+    "KeepPrunedState",
+    "Layer",
+    "Method",
+    "Norm",
+    "PruningError",
+    "apply_masks",
+    "chain",
+    "keep_pruned",
+    "load_masks",
+    "lookahead_masks",
+    "lookahead_scores",
+    "paper_sparsity",
+    "read_metadata",
+    "save_masks",
+    "summarize",
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def inside(path: Path) -> set[str]:
+    """The library's own modules that one of them imports."""
+    own = {file.stem for file in LIBRARY}
+    found = set()
+    for name in imported(path):
+        package, *rest = name.split(".")
+        if package == "lap_jax":
+            assert rest, f"{path.name} imports the package that it belongs to"
+            assert rest[0] in own, f"{path.name} imports {name} from the package itself"
+            found.add(rest[0])
+    return found
+
+
+def test_public_names_are_listed_documented_and_there() -> None:
+    assert set(lap_jax.__all__) >= PROMISED
+    assert len(set(lap_jax.__all__)) == len(lap_jax.__all__)
+    for name in lap_jax.__all__:
+        thing = getattr(lap_jax, name)
+        if callable(thing):
+            assert thing.__doc__, name
+            assert thing.__module__.startswith("lap_jax."), name
+
+
+def test_nothing_else_is_public() -> None:
+    modules = {file.stem for file in LIBRARY}
+    shown = {name for name in vars(lap_jax) if not name.startswith("_")}
+    assert shown - modules - set(lap_jax.__all__) <= {"VERSION"}
+
+
+def test_library_stands_on_jax_optax_numpy_and_safetensors() -> None:
+    allowed = {"jax", "optax", "numpy", "safetensors", "lap_jax", *sys.stdlib_module_names}
+    for path in LIBRARY:
+        packages = {name.split(".")[0] for name in imported(path)}
+        assert packages <= allowed, f"{path.name}: {packages - allowed}"
+        assert not packages & {"pickle", "marshal", "shelve"}, path.name
+
+
+def test_imports_of_the_library_have_no_circle() -> None:
+    waiting = {path.stem: inside(path) for path in LIBRARY}
+    while waiting:
+        free = [name for name, needs in waiting.items() if not needs & set(waiting)]
+        assert free, f"a circle among {sorted(waiting)}"
+        for name in free:
+            del waiting[name]
+
+
+def test_lower_modules_never_import_upper_ones() -> None:
+    """The pieces know nothing of the recipe, nor scores, selection and sparsity of each other."""
+    parts = {"scores", "selection", "sparsity", "retraining", "chains"}
+    above = {"pruning", "report", "files", "__init__"}
+    for name in parts:
+        below = inside(ROOT / "lap_jax" / f"{name}.py")
+        assert not below & above, name
+        assert not below & (parts - {name}), name
+    users = {path.stem for path in LIBRARY if "pruning" in inside(path)}
+    assert users <= {"__init__"}
+
+
+def test_experiments_use_public_names_only() -> None:
+    assert EXPERIMENTS
+    for path in EXPERIMENTS:
+        for name in imported(path):
+            package, *rest = name.split(".")
+            if package == "lap_jax":
+                assert not rest or (len(rest) == 1 and rest[0] in lap_jax.__all__), (
+                    f"{path.relative_to(ROOT)} imports {name}"
+                )
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                public = node.attr in lap_jax.__all__ or node.attr == "__version__"
+                assert node.value.id != "lap_jax" or public, (
+                    f"{path.relative_to(ROOT)} uses lap_jax.{node.attr}"
+                )
+
+
+def test_library_knows_no_experiments() -> None:
+    for path in LIBRARY:
+        assert not any(name.startswith(("experiments", "flax")) for name in imported(path))
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+def test_examples_in_docstrings_run(path: Path) -> None:
+    module = importlib.import_module(f"lap_jax.{path.stem}".removesuffix(".__init__"))
+    found = doctest.testmod(module, extraglobs={"np": np, "jnp": jnp, "jax": jax})
+    assert found.failed == 0
+
+
+def readme_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def model() -> dict[str, Any]:
+    """What the README's examples take as given: parameters of a small Flax model."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "Conv_0": (3, 3, 1, 4),
+        "Conv_1": (3, 3, 4, 6),
+        "Conv_2": (3, 3, 6, 6),
+        "Conv_3": (3, 3, 6, 6),
+        "Dense_0": (2 * 2 * 6, 12),
+        "Dense_1": (12, 10),
+        "Dense_2": (10, 3),
+    }
+    params: Any = {
+        name: {
+            "kernel": jnp.asarray(rng.normal(size=shape), jnp.float32),
+            "bias": jnp.zeros(shape[-1]),
+        }
+        for name, shape in shapes.items()
+    }
+    stats = {}
+    for i, (name, shape) in enumerate(itertools.islice(shapes.items(), 4)):
+        del name
+        params[f"BatchNorm_{i}"] = {"scale": jnp.ones(shape[-1]), "bias": jnp.zeros(shape[-1])}
+        stats[f"BatchNorm_{i}"] = {"mean": jnp.zeros(shape[-1]), "var": jnp.ones(shape[-1])}
+    return {
+        "params": params,
+        "batch_stats": stats,
+        "variables": {"params": params, "batch_stats": stats},
+    }
+
+
+def test_the_readmes_examples_run_in_order(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = readme_blocks()
+    assert len(blocks) >= 2
+    names: dict[str, Any] = {"jax": jax, "jnp": jnp, "np": np, "optax": optax} | model()
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"README.md, python block {number}", "exec"), names)
+    assert set(names["masks"]) == set(names["params"])
+
+
+def test_the_three_line_use_is_the_first_example() -> None:
+    first = readme_blocks()[0]
+    for name in ("lookahead_masks", "apply_masks", "keep_pruned"):
+        assert name in first

@@ -1,0 +1,112 @@
+"""The summary counts what masks keep, layer by layer."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lap_jax import PruningError, chain, lookahead_masks, summarize
+from tests import oracle
+
+
+def masks_of(**kernels: Any) -> Any:
+    return {
+        name: {"kernel": jnp.asarray(kernel, bool), "bias": jnp.asarray(True)}
+        for name, kernel in kernels.items()
+    }
+
+
+def test_counts_shapes_and_sparsity() -> None:
+    params = oracle.dense_tree(np.random.default_rng(0), [8, 10, 12, 4])
+    graph = chain(params, list(params))
+    masks = lookahead_masks(params, graph, [0.25, 0.5, 0.75])
+    for summary in (summarize(masks), summarize(masks, graph)):
+        rows = summary.rows
+        assert [row.layer for row in rows] == list(params)
+        assert [row.shape for row in rows] == [(8, 10), (10, 12), (12, 4)]
+        assert [row.size for row in rows] == [80, 120, 48]
+        assert [row.kept for row in rows] == [60, 60, 12]
+        assert [row.sparsity for row in rows] == pytest.approx([0.25, 0.5, 0.75])
+        assert (summary.total.size, summary.total.kept) == (248, 132)
+        assert summary.total.sparsity == pytest.approx(1 - 132 / 248)
+        assert all(type(row.kept) is int and type(row.size) is int for row in rows)
+
+
+def test_a_neuron_without_inputs_is_dead() -> None:
+    masks = masks_of(a=[[1, 0, 1], [1, 0, 0]], b=[[1, 1], [1, 1], [1, 1]])
+    assert [row.dead for row in summarize(masks).rows] == [1, 0]
+    assert summarize(masks).total.dead == 1
+
+
+def test_a_neuron_without_a_way_out_is_dead_where_the_graph_tells() -> None:
+    masks = masks_of(a=[[1, 1, 1], [1, 0, 1]], b=[[1, 1], [0, 0], [0, 1]])
+    params = jax.tree.map(lambda mask: np.ones(np.shape(mask), np.float32), masks)
+    assert [row.dead for row in summarize(masks).rows] == [0, 0]
+    assert [row.dead for row in summarize(masks, chain(params, ["a", "b"])).rows] == [1, 0]
+
+
+def test_dead_both_ways_counts_once() -> None:
+    masks = masks_of(a=[[1, 0, 1], [1, 0, 1]], b=[[1, 1], [0, 0], [0, 1]])
+    params = jax.tree.map(lambda mask: np.ones(np.shape(mask), np.float32), masks)
+    assert [row.dead for row in summarize(masks, chain(params, ["a", "b"])).rows] == [1, 0]
+
+
+def test_a_channel_lives_if_any_flattened_position_reads_it() -> None:
+    """Two channels, three positions: rows 0, 2, 4 of the dense kernel belong to channel 0."""
+    conv = np.ones((1, 1, 3, 2), bool)
+    dense = np.zeros((6, 2), bool)
+    dense[4, 1] = True
+    masks = masks_of(conv=conv, dense=dense)
+    params = jax.tree.map(lambda mask: np.ones(np.shape(mask), np.float32), masks)
+    assert [row.dead for row in summarize(masks, chain(params, ["conv", "dense"])).rows] == [1, 1]
+
+
+def test_a_depthwise_channel_is_read_by_its_own_group() -> None:
+    depthwise = np.ones((3, 3, 1, 2), bool)
+    depthwise[..., 1] = False
+    masks = masks_of(a=np.ones((1, 1, 3, 2)), b=depthwise)
+    params = jax.tree.map(lambda mask: np.ones(np.shape(mask), np.float32), masks)
+    assert [row.dead for row in summarize(masks, chain(params, ["a", "b"])).rows] == [1, 1]
+
+
+def test_it_prints_as_a_table() -> None:
+    params = oracle.dense_tree(np.random.default_rng(0), [80, 100, 40])
+    graph = chain(params, list(params))
+    text = str(summarize(lookahead_masks(params, graph, 0.9), graph))
+    lines = text.splitlines()
+    for head in ("layer", "shape", "kept", "sparsity", "dead"):
+        assert head in lines[0]
+    assert "80x100" in text
+    assert "8,000" in text
+    assert "90.00%" in text
+    assert lines[-1].split()[0] == "total"
+    assert "1,200" in lines[-1]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_the_rows_follow_the_graph() -> None:
+    masks = masks_of(z=np.ones((3, 4)), a=np.ones((4, 2)))
+    params = jax.tree.map(lambda mask: np.ones(np.shape(mask), np.float32), masks)
+    assert [row.layer for row in summarize(masks, chain(params, ["z", "a"])).rows] == ["z", "a"]
+
+
+def test_nnx_states_are_summarized_by_the_same_names() -> None:
+    class Net(nnx.Module):
+        def __init__(self) -> None:
+            self.first = nnx.Linear(6, 10, rngs=nnx.Rngs(0))
+            self.second = nnx.Linear(10, 5, rngs=nnx.Rngs(1))
+
+    params = nnx.state(Net(), nnx.Param)
+    graph = chain(params, ["first", "second"])
+    summary = summarize(lookahead_masks(params, graph, 0.5), graph)
+    assert [(row.layer, row.kept) for row in summary.rows] == [("first", 30), ("second", 25)]
+
+
+def test_a_graph_of_other_layers_is_refused() -> None:
+    masks = masks_of(a=np.ones((3, 4)))
+    other = {"b": {"kernel": np.ones((3, 4), np.float32)}}
+    with pytest.raises(PruningError, match="'b"):
+        summarize(masks, chain(other, ["b"]))

@@ -1,0 +1,457 @@
+"""Pruned weights stay exactly zero through training, and the rest trains as if they never were."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from lap_jax import (
+    KeepPrunedState,
+    PruningError,
+    apply_masks,
+    keep_pruned,
+    lookahead_masks,
+)
+from tests import oracle
+
+Tree = dict[str, Any]
+Make = Callable[[], optax.GradientTransformation]
+
+OPTIMIZERS: dict[str, Make] = {
+    "adam": lambda: optax.adam(1e-2),
+    "adamw": lambda: optax.adamw(1e-2, weight_decay=0.1),
+    "sgd with momentum": lambda: optax.sgd(1e-2, momentum=0.9, nesterov=True),
+    "lion": lambda: optax.lion(1e-3, weight_decay=0.1),
+    "adafactor": lambda: optax.adafactor(
+        1e-2, min_dim_size_to_factor=4, weight_decay_rate=1e-3, momentum=0.9
+    ),
+}
+
+rng = np.random.default_rng(0)
+INPUTS = jnp.asarray(rng.normal(size=(64, 6)), jnp.float32)
+TARGETS = jnp.asarray(rng.normal(size=(64, 3)), jnp.float32)
+
+
+def start(seed: int = 0) -> tuple[Tree, Tree]:
+    """Parameters and masks of a small MLP; the parameters are not masked yet."""
+    params = oracle.dense_tree(np.random.default_rng(seed), [6, 16, 12, 3])
+    masks = {
+        name: {
+            "kernel": jnp.asarray(
+                np.random.default_rng((seed, i)).random(layer["kernel"].shape) < 0.3
+            ),
+            "bias": jnp.asarray(True),
+        }
+        for i, (name, layer) in enumerate(params.items())
+    }
+    return jax.tree.map(jnp.asarray, params), masks
+
+
+def loss(params: Tree) -> jax.Array:
+    value = INPUTS
+    for i, layer in enumerate(params.values()):
+        value = value @ layer["kernel"] + layer["bias"]
+        value = jax.nn.tanh(value) if i + 1 < len(params) else value
+    return ((value - TARGETS) ** 2).mean()
+
+
+def revived(params: Tree, masks: Tree) -> jax.Array:
+    """Number of weights that are pruned and not zero."""
+    counts = jax.tree.map(lambda leaf, mask: jnp.sum((leaf != 0) & ~mask), params, masks)
+    return sum(jax.tree.leaves(counts), jnp.zeros((), int))
+
+
+def train(optimizer: Any, params: Tree, masks: Tree, steps: int) -> tuple[Tree, Any, jax.Array]:
+    """Parameters, optimizer state, and at the end of every step the number of revived weights."""
+
+    def step(carry: Any, _: None) -> Any:
+        params, state = carry
+        gradients = jax.grad(loss)(params)
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), revived(params, masks)
+
+    first = (params, optimizer.init(params))
+    run = jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps))
+    (params, state), history = run(first)
+    return params, state, history
+
+
+def train_masked(inner: Any, params: Tree, masks: Tree, steps: int) -> Tree:
+    """The independent run: `loss(params * masks)`, the plain optimizer, masked after each step."""
+
+    def mask(tree: Tree) -> Tree:
+        return jax.tree.map(lambda leaf, keep: leaf * keep, tree, masks)
+
+    def step(carry: Any, _: None) -> Any:
+        params, state = carry
+        gradients = jax.grad(lambda tree: loss(mask(tree)))(params)
+        updates, state = inner.update(gradients, state, params)
+        return (mask(optax.apply_updates(params, updates)), state), None
+
+    first = (mask(params), inner.init(mask(params)))
+    return jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps))(first)[0][0]
+
+
+def assert_same(found: Tree, wanted: Tree, rtol: float = 1e-4) -> None:
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_pruned_weights_are_zero_and_the_rest_trains_as_if_masked(name: str) -> None:
+    params, masks = start()
+    optimizer = keep_pruned(OPTIMIZERS[name](), masks)
+    found, _, history = train(optimizer, apply_masks(params, masks), masks, 200)
+    assert history.shape == (200,)
+    assert not history.any()
+    wanted = train_masked(OPTIMIZERS[name](), params, masks, 200)
+    assert_same(found, wanted)
+    assert float(loss(found)) < 0.8 * float(loss(apply_masks(params, masks)))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_without_the_wrapper_pruned_weights_come_back(name: str) -> None:
+    """The proof above proves something: the same training revives nearly all of them."""
+    params, masks = start()
+    _, _, history = train(OPTIMIZERS[name](), apply_masks(params, masks), masks, 3)
+    assert history[-1] > 100
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adams_moments_at_pruned_places_are_zero(name: str) -> None:
+    params, masks = start()
+    optimizer = keep_pruned(OPTIMIZERS[name](), masks)
+    _, state, _ = train(optimizer, apply_masks(params, masks), masks, 50)
+    for moment in ("mu", "nu"):
+        tree = optax.tree.get(state.inner_state, moment)
+        assert int(revived(tree, masks)) == 0
+        assert all((leaf != 0).any() for leaf in jax.tree.leaves(tree))
+
+
+def test_weights_not_yet_masked_are_zero_after_the_first_step() -> None:
+    params, masks = start()
+    optimizer = keep_pruned(optax.adam(1e-2), masks)
+    assert revived(params, masks) > 100
+    _, _, history = train(optimizer, params, masks, 20)
+    assert not history.any()
+
+
+def kernels_only(tree: Tree) -> Tree:
+    return {name: {"kernel": True, "bias": False} for name in tree}
+
+
+def labels(tree: Tree) -> Tree:
+    return {name: {"kernel": "kernel", "bias": "bias"} for name in tree}
+
+
+SCHEDULE = optax.warmup_cosine_decay_schedule(0.0, 1e-2, 10, 60)
+
+COMPOSED: dict[str, Callable[[Tree], Any]] = {
+    "clip, then keep_pruned": lambda masks: optax.chain(
+        optax.clip_by_global_norm(1.0), keep_pruned(optax.adamw(1e-2), masks)
+    ),
+    "last link of a chain": lambda masks: optax.chain(
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(0.1),
+        optax.scale_by_schedule(SCHEDULE),
+        optax.scale(-1.0),
+        keep_pruned(optax.identity(), masks),
+    ),
+    "inner optax.masked": lambda masks: keep_pruned(
+        optax.chain(
+            optax.masked(optax.add_decayed_weights(0.1), kernels_only), optax.sgd(0.1, 0.9)
+        ),
+        masks,
+    ),
+    "outer optax.masked": lambda masks: optax.chain(
+        optax.masked(keep_pruned(optax.adamw(1e-2), masks), kernels_only),
+        optax.masked(optax.set_to_zero(), labels_are_bias),
+    ),
+    "multi_transform": lambda masks: optax.multi_transform(
+        {"kernel": keep_pruned(optax.adam(1e-2), masks), "bias": optax.sgd(1e-2)}, labels
+    ),
+    "outer MultiSteps": lambda masks: optax.MultiSteps(
+        keep_pruned(optax.adamw(1e-2), masks), 4
+    ).gradient_transformation(),
+    "inner MultiSteps": lambda masks: keep_pruned(
+        optax.MultiSteps(optax.adamw(1e-2), 4).gradient_transformation(), masks
+    ),
+    "schedule": lambda masks: keep_pruned(optax.adam(SCHEDULE), masks),
+    "inner inject_hyperparams": lambda masks: keep_pruned(
+        optax.inject_hyperparams(optax.adamw)(learning_rate=SCHEDULE), masks
+    ),
+    "outer inject_hyperparams": lambda masks: optax.inject_hyperparams(
+        lambda learning_rate: keep_pruned(optax.adamw(learning_rate), masks)
+    )(learning_rate=SCHEDULE),
+    "noise": lambda masks: keep_pruned(
+        optax.chain(optax.add_noise(0.1, 0.5, 0), optax.sgd(1e-2)), masks
+    ),
+    "apply_if_finite": lambda masks: optax.apply_if_finite(keep_pruned(optax.adam(1e-2), masks), 3),
+    "twice": lambda masks: keep_pruned(keep_pruned(optax.adamw(1e-2), masks), masks),
+}
+
+
+def labels_are_bias(tree: Tree) -> Tree:
+    return {name: {"kernel": False, "bias": True} for name in tree}
+
+
+@pytest.mark.parametrize("case", COMPOSED)
+def test_pruned_weights_stay_zero_in_compositions(case: str) -> None:
+    params, masks = start()
+    params = apply_masks(params, masks)
+    found, _, history = train(COMPOSED[case](masks), params, masks, 60)
+    assert not history.any()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    for name in params:
+        moved = np.asarray(found[name]["kernel"] != params[name]["kernel"])
+        assert moved[np.asarray(masks[name]["kernel"])].mean() > 0.9
+
+
+PLAIN: dict[str, Make] = {
+    "inner optax.masked": lambda: optax.chain(
+        optax.masked(optax.add_decayed_weights(0.1), kernels_only), optax.sgd(0.1, 0.9)
+    ),
+    "multi_transform": lambda: optax.multi_transform(
+        {"kernel": optax.adam(1e-2), "bias": optax.sgd(1e-2)}, labels
+    ),
+    "outer MultiSteps": lambda: optax.MultiSteps(optax.adamw(1e-2), 4).gradient_transformation(),
+    "inner MultiSteps": lambda: optax.MultiSteps(optax.adamw(1e-2), 4).gradient_transformation(),
+    "schedule": lambda: optax.adam(SCHEDULE),
+    "inner inject_hyperparams": lambda: optax.adamw(SCHEDULE),
+    "outer inject_hyperparams": lambda: optax.adamw(SCHEDULE),
+    "apply_if_finite": lambda: optax.adam(1e-2),
+    "twice": lambda: optax.adamw(1e-2),
+}
+
+
+@pytest.mark.parametrize("case", PLAIN)
+def test_compositions_equal_the_masked_run(case: str) -> None:
+    params, masks = start()
+    found, _, _ = train(COMPOSED[case](masks), apply_masks(params, masks), masks, 60)
+    assert_same(found, train_masked(PLAIN[case](), params, masks, 60))
+
+
+def test_networks_side_by_side_train_as_each_alone() -> None:
+    nets = [start(seed) for seed in range(3)]
+    params, masks = (
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *(net[i] for net in nets)) for i in (0, 1)
+    )
+
+    def fit(params: Tree, masks: Tree) -> tuple[Tree, jax.Array]:
+        optimizer = keep_pruned(optax.adamw(1e-2), masks)
+        found, _, history = train(optimizer, apply_masks(params, masks), masks, 60)
+        return found, history
+
+    together, history = jax.vmap(fit)(params, masks)
+    assert not history.any()
+    for i, net in enumerate(nets):
+        alone = jax.tree.map(lambda leaf, i=i: leaf[i], together)
+        assert_same(alone, train_masked(optax.adamw(1e-2), *net, 60))
+
+
+class Net(nnx.Module):
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.first = nnx.Linear(6, 16, rngs=rngs)
+        self.second = nnx.Linear(16, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.second(jnp.tanh(self.first(x)))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_nnx_optimizer_keeps_them_too(name: str) -> None:
+    """`nnx.Optimizer` passes paths with `/value` to `init`, and without to `update`."""
+    model = Net()
+    params = nnx.state(model, nnx.Param)
+    masks = lookahead_masks(params, ["first", "second"], 0.7)
+    nnx.update(model, apply_masks(params, masks))
+    optimizer = nnx.Optimizer(model, keep_pruned(OPTIMIZERS[name](), masks), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model: Net, optimizer: nnx.Optimizer[Net]) -> None:
+        gradients = nnx.grad(lambda net: ((net(INPUTS) - TARGETS) ** 2).mean())(model)
+        optimizer.update(model, gradients)
+
+    before = np.asarray(model.first.kernel[...])
+    for _ in range(20):
+        step(model, optimizer)
+        assert int(revived(nnx.state(model, nnx.Param), masks)) == 0
+    # A kept weight into a neuron without a way out has no gradient: most move, not all.
+    assert 24 <= (np.asarray(model.first.kernel[...]) != before).sum() <= round(0.3 * 96)
+
+
+# ---------------------------------------------------------------- the masks belong to the user
+
+
+def test_masks_survive_the_donation_of_the_state() -> None:
+    params, masks = start()
+    copies = jax.tree.map(np.asarray, masks)
+    params = apply_masks(params, masks)
+    optimizer = keep_pruned(optax.adam(1e-2), masks)
+
+    def step(params: Tree, state: Any) -> Any:
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    donating = jax.jit(step, donate_argnums=(0, 1))
+    state = optimizer.init(params)
+    given = state.masks["Dense_0/kernel"]
+    for _ in range(3):
+        params, state = donating(params, state)
+    assert given.is_deleted()  # The donation took place.
+    for mask, copy in zip(jax.tree.leaves(masks), jax.tree.leaves(copies), strict=True):
+        np.testing.assert_array_equal(mask, copy)
+    optimizer.init(params)
+    assert int(revived(params, masks)) == 0
+
+
+def test_state_holds_the_masks_by_path() -> None:
+    params, masks = start()
+    state = keep_pruned(optax.adam(1e-2), masks).init(params)
+    assert isinstance(state, KeepPrunedState)
+    for name in params:
+        np.testing.assert_array_equal(state.masks[f"{name}/kernel"], masks[name]["kernel"])
+
+
+def test_a_second_round_of_pruning_reuses_the_compiled_step(
+    count_compilations: Callable[[], AbstractContextManager[list[str]]],
+) -> None:
+    params, masks = start()
+    _, other = start(1)
+    fewer = jax.tree.map(lambda a, b: a & b, masks, other)
+    optimizer = keep_pruned(optax.adam(1e-2), masks)
+
+    @jax.jit
+    def step(params: Tree, state: Any) -> Any:
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = apply_masks(params, masks)
+    params, state = step(params, optimizer.init(params))
+    state = state._replace(masks=keep_pruned(optax.adam(1e-2), fewer).init(params).masks)
+    params = apply_masks(params, fewer)
+    with count_compilations() as compiled:
+        params, state = step(params, state)
+    assert not compiled
+    assert int(revived(params, fewer)) == 0
+
+
+def test_gradients_that_are_not_numbers_stop_at_pruned_places() -> None:
+    params, masks = start()
+    params = apply_masks(params, masks)
+    gradients = jax.tree.map(lambda leaf, mask: jnp.where(mask, 0.1, jnp.nan), params, masks)
+    gradients = jax.tree.map(
+        lambda leaf, grad: jnp.broadcast_to(grad, leaf.shape), params, gradients
+    )
+    optimizer = keep_pruned(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)), masks)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    after = optax.apply_updates(params, updates)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+    assert int(revived(after, masks)) == 0
+
+
+def test_extra_arguments_reach_the_inner_optimizer() -> None:
+    params, masks = start()
+    params = apply_masks(params, masks)
+    optimizer = keep_pruned(optax.polyak_sgd(), masks)
+    value, gradients = jax.value_and_grad(loss)(params)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params, value=value)
+    after = optax.apply_updates(params, updates)
+    assert int(revived(after, masks)) == 0
+    assert loss(after) != value
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_weights_keep_dtype_and_zeros(dtype: str) -> None:
+    params, masks = start()
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    found, _, history = train(keep_pruned(optax.adamw(1e-2), masks), params, masks, 20)
+    assert not history.any()
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(found)} == {dtype}
+
+
+# ---------------------------------------------------------------- apply_masks
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_apply_masks_gives_exact_zeros_and_keeps_dtypes(dtype: str) -> None:
+    params, masks = start()
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    found = apply_masks(params, masks)
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+    for a, b, mask in zip(*map(jax.tree.leaves, (found, params, masks)), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(
+            np.asarray(a, np.float64), np.where(mask, np.asarray(b, np.float64), 0)
+        )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_apply_masks_removes_what_is_not_a_number(bad: float) -> None:
+    params = {"a": {"kernel": jnp.array([[bad, 1.0], [2.0, bad]])}}
+    masks = {"a": {"kernel": jnp.array([[False, True], [False, True]])}}
+    found = np.asarray(apply_masks(params, masks)["a"]["kernel"])
+    np.testing.assert_array_equal(found, [[0, 1], [0, bad]])
+
+
+def test_apply_masks_works_under_jit_and_vmap() -> None:
+    params, masks = start()
+    wanted = apply_masks(params, masks)
+    assert_same(jax.jit(apply_masks)(params, masks), wanted, 0)
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    found = jax.vmap(apply_masks, in_axes=(0, None))(many, masks)
+    assert_same(jax.tree.map(lambda leaf: leaf[1], found), jax.tree.map(lambda x: 2 * x, wanted), 0)
+
+
+# ---------------------------------------------------------------- trees that do not match
+
+
+def broken(how: str) -> tuple[Tree, Tree, str]:
+    params, masks = start()
+    match how:
+        case "a parameter without a mask":
+            del masks["Dense_1"]
+            return params, masks, "Dense_1/"
+        case "a mask without a parameter":
+            del params["Dense_1"]
+            return params, masks, "Dense_1/"
+        case "another shape":
+            masks["Dense_2"]["kernel"] = masks["Dense_2"]["kernel"].T
+            return params, masks, r"Dense_2/kernel.*\(12, 3\).*\(3, 12\)"
+    raise AssertionError(how)
+
+
+MISMATCHES = ["a parameter without a mask", "a mask without a parameter", "another shape"]
+
+
+@pytest.mark.parametrize("how", MISMATCHES)
+def test_masks_of_another_tree_are_refused(how: str) -> None:
+    params, masks, message = broken(how)
+    with pytest.raises(PruningError, match=message):
+        keep_pruned(optax.adam(1e-2), masks).init(params)
+    with pytest.raises(PruningError, match=message):
+        apply_masks(params, masks)
+
+
+def test_update_refuses_other_parameters_than_init() -> None:
+    params, masks = start()
+    optimizer = keep_pruned(optax.identity(), masks)
+    state = optimizer.init(params)
+    other = {"Dense_9": params["Dense_0"]}
+    with pytest.raises(PruningError, match="Dense_9/"):
+        optimizer.update(other, state, other)
+
+
+def test_update_needs_the_parameters() -> None:
+    params, masks = start()
+    optimizer = keep_pruned(optax.adam(1e-2), masks)
+    with pytest.raises(PruningError, match="params"):
+        optimizer.update(params, optimizer.init(params))

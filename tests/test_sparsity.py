@@ -1,0 +1,151 @@
+"""The levels of Appendix C give every column head of Tables 1 to 6, to the last digit printed."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lap_jax import Graph, PruningError, chain, lookahead_masks, paper_sparsity, summarize
+from tests import oracle
+
+
+def shapes_only(convs: Sequence[int], dense: Sequence[int], inputs: int = 3) -> Any:
+    """3x3 convolutions and dense layers as shapes without values, and their names in order."""
+    tree: dict[str, Any] = {}
+    for i, (a, b) in enumerate(itertools.pairwise([inputs, *convs])):
+        tree[f"Conv_{i}"] = {"kernel": jax.ShapeDtypeStruct((3, 3, a, b), jnp.float32)}
+    for i, (a, b) in enumerate(itertools.pairwise(dense)):
+        tree[f"Dense_{i}"] = {"kernel": jax.ShapeDtypeStruct((a, b), jnp.float32)}
+    return tree
+
+
+VGG = {
+    "VGG-11": [64, 128, *[256] * 2, *[512] * 4],
+    "VGG-16": [64, 64, 128, 128, *[256] * 3, *[512] * 6],
+    "VGG-19": [64, 64, 128, 128, *[256] * 4, *[512] * 8],
+}
+MODELS: dict[str, Any] = {
+    "FCN": shapes_only([], [784, 500, 500, 500, 500, 10]),
+    "Conv-6": shapes_only([64, 64, 128, 128, 256, 256], [4096, 256, 256, 10]),
+    **{name: shapes_only(convs, [512, 10]) for name, convs in VGG.items()},
+    # The convolutions of the main path, one after the other: no 1x1 shortcuts.
+    "ResNet-18": shapes_only([64] * 5 + [128] * 4 + [256] * 4 + [512] * 4, [512, 10]),
+}
+# Table: model, first tau, step of tau, column heads in percent.
+TABLES: dict[str, tuple[str, int, int, list[float]]] = {
+    "Table 1": ("FCN", 4, 1, [6.36, 3.21, 1.63, 0.84, 0.43, 0.23, 0.12]),
+    "Table 2": ("Conv-6", 12, 1, [10.62, 8.86, 7.39, 6.18, 5.17, 4.32, 3.62]),
+    "Table 3": ("VGG-11", 11, 2, [16.74, 12.10, 8.74, 6.32, 4.56, 3.30, 2.38, 1.72]),
+    "Table 4": ("VGG-16", 14, 2, [10.28, 7.43, 5.37, 3.88, 2.80, 2.03, 1.46, 1.06]),
+    "Table 5": ("VGG-19", 13, 2, [12.09, 8.74, 6.31, 4.56, 3.30, 2.38, 1.72, 1.24]),
+    "Table 6": ("ResNet-18", 14, 3, [10.30, 6.33, 3.89, 2.40, 1.48, 0.92, 0.57, 0.36]),
+}
+
+
+def kept_percent(graph: Graph, levels: dict[str, float]) -> float:
+    kept = sum(round((1 - levels[layer.name]) * layer.size) for layer in graph.layers)
+    return 100 * kept / sum(layer.size for layer in graph.layers)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_column_heads_of_the_papers_tables(table: str) -> None:
+    model, tau, step, heads = TABLES[table]
+    graph = chain(MODELS[model], list(MODELS[model]))
+    p, q = (0.85, 0.5) if model == "FCN" else (0.85, 0.8)
+    unpruned = ["Conv_0"] if model == "ResNet-18" else []
+    for i, head in enumerate(heads):
+        levels = paper_sparsity(graph, tau + i * step, p=p, q=q, unpruned=unpruned)
+        assert list(levels) == list(graph.names)
+        assert kept_percent(graph, levels) == pytest.approx(head, abs=0.00501)
+
+
+def test_the_papers_own_setting_for_the_fcn() -> None:
+    """Appendix C: (p, q) = (0, 0.5); there is no convolution for p to act on."""
+    graph = chain(MODELS["FCN"], list(MODELS["FCN"]))
+    assert paper_sparsity(graph, 5, p=0, q=0.5) == paper_sparsity(graph, 5, q=0.5)
+
+
+def test_defaults_are_those_of_the_convolutional_networks() -> None:
+    graph = chain(MODELS["Conv-6"], list(MODELS["Conv-6"]))
+    levels = paper_sparsity(graph, 12)
+    for name, level in levels.items():
+        kept = 0.85 if name.startswith("Conv") else 0.8
+        kept = 0.9 if name == "Dense_2" else kept
+        assert level == pytest.approx(1 - kept**12)
+
+
+def test_nothing_is_removed_at_tau_zero() -> None:
+    graph = chain(MODELS["Conv-6"], list(MODELS["Conv-6"]))
+    assert set(paper_sparsity(graph, 0).values()) == {0.0}
+
+
+def test_unpruned_layers_stay_whole_and_patterns_name_them() -> None:
+    graph = chain(MODELS["VGG-11"], list(MODELS["VGG-11"]))
+    levels = paper_sparsity(graph, 11, unpruned=["Conv_0", "Dense_*"])
+    assert [name for name, level in levels.items() if level == 0.0] == ["Conv_0", "Dense_0"]
+    plain = paper_sparsity(graph, 11)
+    assert all(levels[f"Conv_{i}"] == plain[f"Conv_{i}"] for i in range(1, 8))
+
+
+def test_a_lone_dense_layer_is_the_last() -> None:
+    graph = chain(shapes_only([], [5, 3]), ["Dense_0"])
+    assert paper_sparsity(graph, 2, q=0.5) == {"Dense_0": pytest.approx(1 - 0.75**2)}
+
+
+def test_levels_go_straight_into_lookahead_masks() -> None:
+    params = oracle.dense_tree(np.random.default_rng(0), [20, 30, 30, 10])
+    graph = chain(params, list(params))
+    masks = lookahead_masks(params, graph, paper_sparsity(graph, 2, q=0.5))
+    kept = [row.kept for row in summarize(masks, graph).rows]
+    assert kept == [150, 225, round(0.75**2 * 300)]
+
+
+# ---------------------------------------------------------------- the user's own levels
+
+
+def kept_fractions(levels: Any) -> list[float]:
+    tree = MODELS["Conv-6"]
+    rng = np.random.default_rng(0)
+    small = {
+        name: {"kernel": rng.normal(size=shape).astype(np.float32)}
+        for name, shape in {
+            "Conv_0": (1, 1, 2, 10),
+            "Conv_1": (1, 1, 10, 10),
+            "Dense_0": (10, 10),
+            "Dense_1": (10, 10),
+        }.items()
+    }
+    assert set(small) < set(tree)
+    masks = lookahead_masks(small, list(small), levels)
+    return [float(np.mean(masks[name]["kernel"])) for name in small]
+
+
+@pytest.mark.parametrize(
+    ("levels", "kept"),
+    [
+        (0.5, [0.5, 0.5, 0.5, 0.5]),
+        (0, [1.0, 1.0, 1.0, 1.0]),
+        (np.float32(0.5), [0.5, 0.5, 0.5, 0.5]),
+        ((0.1, 0.2, 0.3, 0.4), [0.9, 0.8, 0.7, 0.6]),
+        ({"Conv_*": 0.9, "Dense_*": 0.5}, [0.1, 0.1, 0.5, 0.5]),
+        ({"*": 0.5, "Conv_0": 0.0}, [1.0, 0.5, 0.5, 0.5]),
+        ({"Conv_0": 0.0, "*_1": 0.2, "*": 0.4}, [1.0, 0.8, 0.6, 0.8]),
+        ({"Conv_?": 0.3, "Dense_[01]": 0.6}, [0.7, 0.7, 0.4, 0.4]),
+    ],
+)
+def test_levels_by_number_place_name_or_pattern(levels: Any, kept: list[float]) -> None:
+    np.testing.assert_allclose(kept_fractions(levels), kept)
+
+
+def test_bad_levels_name_what_is_wrong() -> None:
+    graph = chain(MODELS["FCN"], list(MODELS["FCN"]))
+    with pytest.raises(PruningError, match=r"tau.*-2"):
+        paper_sparsity(graph, -2)
+    with pytest.raises(PruningError, match=r"q.*1\.5"):
+        paper_sparsity(graph, 2, q=1.5)
+    with pytest.raises(PruningError, match="Conv_0"):
+        paper_sparsity(graph, 2, unpruned=["Conv_0"])
