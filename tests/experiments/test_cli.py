@@ -37,7 +37,7 @@ def test_run_show_and_plot_on_digits(tmp_path):
     assert table in first.stdout
 
     again = command(*flags)
-    assert "0 to do, 0 steps" in again.stdout
+    assert "to do: 0, 0 steps" in again.stdout
     assert table in again.stdout
 
     (out / "figure.png").unlink()
