@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -11,14 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding
 
 from lap_jax import scores
 from lap_jax.chains import Layer, as_graph, norm_tensors
 from lap_jax.errors import PruningError
-from lap_jax.graphs import Graph, Norm, nearest
+from lap_jax.graphs import Graph, Node, Norm, nearest
 from lap_jax.paths import leaves_by_path, map_by_path
-from lap_jax.selection import keep_largest
-from lap_jax.sparsity import Sparsity, kept_count, sparsity_per_layer
+from lap_jax.scopes import Contest, Scope, checked_scope, kept_units, select
+from lap_jax.selection import Scored
+from lap_jax.sparsity import Sparsity, sparsity_per_layer
 
 
 class Method(NamedTuple):
@@ -61,6 +64,7 @@ def lookahead_masks(
     *,
     method: str | Method = "LAP",
     steps: int | None = None,
+    scope: str | Scope = "layer",
     batch_stats: Any | None = None,
     key: jax.Array | None = None,
 ) -> Any:
@@ -77,20 +81,23 @@ def lookahead_masks(
         from layer names or patterns (``{"Conv_*": 0.9, "*": 0.5}``).
       method: one of `METHODS` by name, or a `Method`.
       steps: number of sequential steps, in place of the method's own (1, or 5 for "-seq").
+      scope: what competes with what: "layer", "global", or a `Scope`, such as
+        ``Scope(group=(2, 4))`` or ``Scope(unit="channel")``.
       batch_stats: running statistics of the batch norms in the chain.
       key: PRNG key, for random scores.
 
     Returns:
       A tree of the structure of ``params``: for the kernels in the chain a boolean array of the
-      kernel's shape, True where the weight stays, with exactly ``round((1 - sparsity) * size)``
-      True entries; for every other leaf a scalar True. Equal scores are told apart by position: the
+      kernel's shape and sharding, True where the weight stays, with exactly
+      ``round((1 - sparsity) * size)`` True entries (of blocks, channels or groups: as many of
+      those); for every other leaf a scalar True. Equal scores are told apart by position: the
       earlier in row-major order stays.
 
     Raises:
       PruningError: for a chain that does not fit the parameters (see `lap_jax.chain`); an unknown
-        method; a bad sparsity; a missing key or missing ``batch_stats``; NaN or infinite weights.
-        Under a trace values cannot be seen: there, a NaN score ranks highest, so that the weight
-        stays where it shows; the counts remain exact.
+        method or scope; a bad sparsity; a missing key or missing ``batch_stats``; NaN or infinite
+        weights. Under a trace values cannot be seen: there, a NaN score ranks highest, so that the
+        weight stays where it shows; the counts remain exact.
 
     Example:
       >>> params = {name: {"kernel": jnp.ones((8, 8))} for name in ("Dense_0", "Dense_1")}
@@ -100,19 +107,26 @@ def lookahead_masks(
     """
     graph = as_graph(params, chain, batch_stats)
     method = _method(method, steps)
+    scope = checked_scope(scope)
     levels = sparsity_per_layer(sparsity, graph.names)
+    if scope.compare == "global" and method.order is not None:
+        raise PruningError(
+            f"method with order {method.order!r} prunes layer after layer, global scope all at "
+            "once: use 'LAP' with steps, or scope='layer'"
+        )
+    _warn_if_cancelled(method, scope)
+    shapes = {layer.name: layer.shape for layer in graph.layers}
     kept = np.array(
         [
-            [
-                kept_count(layer.size, level * (step / method.steps))
-                for layer, level in zip(graph.layers, levels, strict=True)
-            ]
+            kept_units(scope, shapes, levels, step / method.steps)
             for step in range(1, method.steps + 1)
         ],
         np.uint32,
     )
     kernels, tensors = _inputs(graph, method, params, batch_stats, key)
-    masks = _masks(graph, method, kernels, tensors, kept, key)
+    layouts = _layouts(graph, kernels)
+    masks, peaks = _masks(graph, method, scope, layouts, kernels, tensors, kept, key)
+    _check_finite(graph, kernels, peaks, tensors)
     by_path = {layer.path: masks[layer.name] for layer in graph.layers}
     return map_by_path(lambda path, _: by_path.get(path, jnp.bool_(True)), params)
 
@@ -149,41 +163,57 @@ def lookahead_scores(
             "score masked parameters with 'LAP'"
         )
     kernels, tensors = _inputs(graph, chosen, params, batch_stats, key)
-    return _scores(graph, chosen, kernels, tensors, key)
+    found, peaks = _scores(graph, chosen, kernels, tensors, key)
+    _check_finite(graph, kernels, peaks, tensors)
+    return found
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _masks(
     graph: Graph,
     method: Method,
+    scope: Scope,
+    layouts: tuple[NamedSharding | None, ...],
     kernels: dict[str, jax.Array],
     tensors: dict[str, Any],
     kept: jax.Array,
     key: jax.Array | None,
-) -> dict[str, jax.Array]:
-    """Prune all layers; ``kept`` is [steps, layers]."""
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Prune all layers; ``kept`` is [steps, layers]. Also return each layer's largest ``|w|``."""
+    peaks = {name: scores.peak(kernel) for name, kernel in kernels.items()}
     gains = _gains(graph, tensors)
     looks = method.score == "lookahead"
-    backward = method.order == "backward"
-    ordered = list(enumerate(graph.layers))[:: -1 if backward else 1]
+    # Within a layer a power of two changes nothing; between layers it would.
+    rescale = scope.compare == "layer" or scope.normalize != "none"
+    ordered = graph.layers[:: -1 if method.order == "backward" else 1]
+    places = {layer.name: index for index, layer in enumerate(graph.layers)}
 
     def prune(masks: dict[str, jax.Array] | None, counts: jax.Array) -> dict[str, jax.Array]:
         pruned = kernels if masks is None else _masked(kernels, masks)
-        flows = _flows(graph, pruned) if looks else {}
-        new = {}
-        for index, layer in ordered:
-            score = _score(graph, layer, method, pruned[layer.name], flows, gains, key, True)
+        flows = _flows(graph, pruned, peaks) if looks else {}
+
+        def contest(layer: Node) -> Contest:
             among = None if masks is None else masks[layer.name]
-            new[layer.name] = keep_largest(score, counts[index], among)
-            if looks and method.order is not None:
-                kernel = jnp.where(new[layer.name], pruned[layer.name], 0)
-                flows = {**flows, layer.name: scores.flow(layer, kernel)}
-        return new
+            function, operands = _scored(
+                graph, layer, method, pruned[layer.name], flows, gains, key, rescale
+            )
+            return Contest(function, operands, layer.shape, among)
+
+        if method.order is None or not looks:
+            new = select(scope, {layer.name: contest(layer) for layer in graph.layers}, counts)
+            return _laid_out(graph, layouts, new)
+        new = {}
+        for layer in ordered:
+            count = counts[places[layer.name]]
+            new |= select(scope, {layer.name: contest(layer)}, count[None])
+            kernel = jnp.where(new[layer.name], pruned[layer.name], 0)
+            flows = {**flows, layer.name: scores.flow(layer, kernel, peaks[layer.name])}
+        return _laid_out(graph, layouts, {layer.name: new[layer.name] for layer in graph.layers})
 
     masks = prune(None, kept[0])
-    if method.steps == 1:
-        return masks
-    return lax.fori_loop(1, method.steps, lambda step, masks: prune(masks, kept[step]), masks)
+    if method.steps > 1:
+        masks = lax.fori_loop(1, method.steps, lambda step, masks: prune(masks, kept[step]), masks)
+    return masks, peaks
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -193,29 +223,62 @@ def _scores(
     kernels: dict[str, jax.Array],
     tensors: dict[str, Any],
     key: jax.Array | None,
-) -> dict[str, jax.Array]:
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     gains = _gains(graph, tensors)
-    flows = _flows(graph, kernels) if method.score == "lookahead" else {}
+    peaks = {name: scores.peak(kernel) for name, kernel in kernels.items()}
+    flows = _flows(graph, kernels, peaks) if method.score == "lookahead" else {}
+    found = {}
+    for layer in graph.layers:
+        function, operands = _scored(
+            graph, layer, method, kernels[layer.name], flows, gains, key, False
+        )
+        found[layer.name] = function(*operands)
+    return found, peaks
+
+
+def _scored(
+    graph: Graph, layer: Node, method: Method, kernel: jax.Array, flows: scores.Flows,
+    gains: Mapping[str, jax.Array], key: jax.Array | None, rescale: bool,
+) -> tuple[Scored, tuple[Any, ...]]:  # fmt: skip
+    """Return the scores of a layer as a function and its operands, for `Contest`."""
+    if method.score == "magnitude":
+        return scores.magnitude, (kernel,)
+    if method.score == "random":
+        assert key is not None
+        return lambda drawn: drawn, (scores.random(layer, key),)
+    sides = scores.sides(graph, layer, flows, gains, method.direction, rescale)
+    return lambda kernel, sides: scores.lookahead(kernel, layer.groups, sides), (kernel, sides)
+
+
+def _laid_out(
+    graph: Graph, layouts: tuple[NamedSharding | None, ...], masks: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Lay the masks out over the devices as the kernels are."""
     return {
-        layer.name: _score(graph, layer, method, kernels[layer.name], flows, gains, key, False)
-        for layer in graph.layers
+        layer.name: masks[layer.name]
+        if layout is None
+        else lax.with_sharding_constraint(masks[layer.name], layout)
+        for layer, layout in zip(graph.layers, layouts, strict=True)
     }
 
 
-def _score(
-    graph: Graph, layer: Any, method: Method, kernel: jax.Array, flows: scores.Flows,
-    gains: Mapping[str, jax.Array], key: jax.Array | None, rescale: bool,
-) -> jax.Array:  # fmt: skip
-    if method.score == "magnitude":
-        return scores.magnitude(kernel)
-    if method.score == "random":
-        assert key is not None
-        return scores.random(layer, key)
-    return scores.lookahead(graph, layer, kernel, flows, gains, method.direction, rescale)
+def _layouts(graph: Graph, kernels: Mapping[str, Any]) -> tuple[NamedSharding | None, ...]:
+    shardings = [getattr(kernels[layer.name], "sharding", None) for layer in graph.layers]
+    return tuple(
+        sharding
+        if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh)
+        else None
+        for sharding in shardings
+    )
 
 
-def _flows(graph: Graph, kernels: Mapping[str, jax.Array]) -> scores.Flows:
-    return {layer.name: scores.flow(layer, kernels[layer.name]) for layer in graph.layers}
+def _flows(
+    graph: Graph, kernels: Mapping[str, jax.Array], peaks: Mapping[str, jax.Array]
+) -> scores.Flows:
+    return {
+        layer.name: scores.flow(layer, kernels[layer.name], peaks[layer.name])
+        for layer in graph.layers
+    }
 
 
 def _gains(graph: Graph, tensors: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -226,6 +289,22 @@ def _masked(
     kernels: Mapping[str, jax.Array], masks: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
     return {name: jnp.where(masks[name], kernel, 0) for name, kernel in kernels.items()}
+
+
+def _warn_if_cancelled(method: Method, scope: Scope) -> None:
+    """Say where a factor of the score is the same for all that compete, and so without effect."""
+    if scope.group is None or method.score != "lookahead":
+        return
+    lost = {-2: "forward", -1: "backward"}.get(scope.axis)
+    if lost and method.direction in ("both", lost):
+        other = "backward" if lost == "forward" else "forward"
+        left = f"as if it only looked {other}" if method.direction == "both" else "as magnitude"
+        warnings.warn(
+            f"groups along axis {scope.axis} compare weights of one "
+            f"{'output' if lost == 'forward' else 'input'} neuron: the look-{lost} factor is the "
+            f"same for all of them and cancels, so the method prunes {left}",
+            stacklevel=3,
+        )
 
 
 def _method(method: str | Method, steps: int | None) -> Method:
@@ -252,40 +331,41 @@ def _method(method: str | Method, steps: int | None) -> Method:
 def _inputs(
     graph: Graph, method: Method, params: Any, batch_stats: Any | None, key: jax.Array | None
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-    """Collect the arrays that the method reads, and check their values where they can be seen."""
+    """Collect the arrays that the method reads."""
     if method.score == "random" and key is None:
         raise PruningError("random pruning needs a key: pass key=jax.random.key(seed)")
     leaves = leaves_by_path(params)
     kernels = {layer.name: leaves[layer.path] for layer in graph.layers}
     looks = method.score == "lookahead"
     tensors = norm_tensors(graph, params, batch_stats) if looks else {}
-    _check_finite(graph, kernels, tensors)
     return kernels, tensors
 
 
-def _check_finite(graph: Graph, kernels: dict[str, Any], tensors: dict[str, Any]) -> None:
-    named = {f"layer {name!r}": (kernel, "weights") for name, kernel in kernels.items()}
-    for name, parts in tensors.items():
-        norm = graph[name].norm
-        assert norm is not None
-        for part, tensor in parts.items():
-            named[f"{norm.path}/{part} after layer {name!r}"] = (tensor, "entries")
-    visible = {
-        name: tensor
-        for name, (tensor, _) in named.items()
-        if not isinstance(tensor, jax.core.Tracer)
-    }
-    if not visible:
-        return
-    counts = jax.device_get(_nonfinite(visible))
-    for name in visible:
-        if counts[name]:
-            raise PruningError(
-                f"{name} has {counts[name]} NaN or infinite {named[name][1]}: "
-                "mend the training run, or prune a checkpoint from before they appeared"
-            )
+def _check_finite(
+    graph: Graph,
+    kernels: Mapping[str, Any],
+    peaks: Mapping[str, jax.Array],
+    tensors: Mapping[str, Any],
+) -> None:
+    """Refuse NaN and infinite numbers where they can be seen, which is not under a trace."""
+    named = {f"{graph[name].norm.path}/{part} after layer {name!r}": tensor  # type: ignore[union-attr]
+             for name, parts in tensors.items() for part, tensor in parts.items()}  # fmt: skip
+    seen = {name: peak for name, peak in peaks.items() if not isinstance(peak, jax.core.Tracer)}
+    for name, peak in jax.device_get(seen).items():
+        if not np.isfinite(peak):
+            raise _not_finite(f"layer {name!r}", kernels[name], "weights")
+    for name, tensor in named.items():
+        if not isinstance(tensor, jax.core.Tracer) and not _all_finite(tensor):
+            raise _not_finite(name, tensor, "entries")
 
 
 @jax.jit
-def _nonfinite(tensors: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: jnp.sum(~jnp.isfinite(tensor)) for name, tensor in tensors.items()}
+def _all_finite(tensor: jax.Array) -> jax.Array:
+    return jnp.isfinite(tensor).all()
+
+
+def _not_finite(name: str, tensor: Any, what: str) -> PruningError:
+    return PruningError(
+        f"{name} has {int(jnp.sum(~jnp.isfinite(tensor)))} NaN or infinite {what}: "
+        "mend the training run, or prune a checkpoint from before they appeared"
+    )

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from lap_jax.graphs import IDENTITY, Edge, Graph, Node
+from lap_jax.norms import add_up, euclidean, near_largest, power_of_two, squares
 
 Flows = dict[str, tuple[jax.Array, jax.Array]]
+
+
+class Sides(NamedTuple):
+    """What a weight's input neuron ``[in]`` and output neuron ``[out]`` contribute to its score."""
+
+    input: jax.Array | None
+    output: jax.Array | None
 
 
 def magnitude(kernel: jax.Array) -> jax.Array:
@@ -31,25 +40,42 @@ def random(layer: Node, key: jax.Array) -> jax.Array:
     return jax.random.uniform(jax.random.fold_in(key, zlib.crc32(layer.path.encode())), layer.shape)
 
 
-def lookahead(
-    graph: Graph, layer: Node, kernel: jax.Array, flows: Flows, gains: Mapping[str, jax.Array],
-    direction: str, rescale: bool = False,
-) -> jax.Array:  # fmt: skip
+def lookahead(kernel: jax.Array, groups: int, sides: Sides) -> jax.Array:
     """Return the lookahead distortion of every weight of a layer (Eq. 5; with norms, Eq. 9).
 
-    ``|w| * input[j] * output[k]`` for ``w`` from input neuron ``j`` to output neuron ``k``, with
+    ``|w| * input[j] * output[k]`` for ``w`` from input neuron ``j`` to output neuron ``k``.
+
+    Args:
+      kernel: ``(*window, in / groups, out)``.
+      groups: feature groups of a convolution, else 1.
+      sides: from `sides`.
+
+    Returns:
+      Scores of the kernel's shape, float32 or wider.
+    """
+    score = _grouped(magnitude(kernel), groups)
+    if sides.input is not None:
+        score = score * sides.input.reshape(groups, -1).T[None, :, :, None]
+    if sides.output is not None:
+        score = score * sides.output.reshape(groups, -1)[None, None]
+    return score.reshape(kernel.shape)
+
+
+def sides(
+    graph: Graph, layer: Node, flows: Flows, gains: Mapping[str, jax.Array],
+    direction: str, rescale: bool = False,
+) -> Sides:  # fmt: skip
+    """Return what the neighbours of a layer make of its weights.
 
         input[j]**2  = sum over the layers before of a_prev[j]**2 * ||W_prev[j, :]||**2
         output[k]**2 = a[k]**2 * sum over the layers after of ||W_next[:, k]||**2
 
-    where an identity branch adds one to the sum.
-
-    A side without neighbours counts as one (the paper's tensors of ones, up to a constant).
+    where an identity branch adds one to the sum, and a side without neighbours counts as one (the
+    paper's tensors of ones, up to a constant).
 
     Args:
       graph: the graph that ``layer`` is a node of.
       layer: the layer to score.
-      kernel: its kernel, ``(*window, in / groups, out)``.
       flows: ``{name: (in [in], out [out])}`` of every layer, from `flow`.
       gains: ``{name: a [out]}`` of every layer that a norm follows, from `gain`.
       direction: "both", "forward" (the next layers alone) or "backward" (the previous alone).
@@ -57,31 +83,40 @@ def lookahead(
         the same to the bit, and the scores neither overflow nor underflow.
 
     Returns:
-      Scores of the kernel's shape, float32 or wider.
+      The two sides; None for the one that the direction leaves out.
     """
-    score = _grouped(magnitude(kernel), layer)
+    before = after = None
     if direction in ("both", "backward"):
-        side = _input(graph, layer, flows, gains)
-        side = side / _near(side) if rescale else side
-        score = score * side.reshape(layer.groups, -1).T[None, :, :, None]
+        before = _input(graph, layer, flows, gains)
+        before = before / near_largest(before) if rescale else before
     if direction in ("both", "forward"):
-        side = _output(graph, layer, flows, gains)
-        side = side / _near(side) if rescale else side
-        score = score * side.reshape(layer.groups, -1)[None, None]
-    return score.reshape(layer.shape)
+        after = _output(graph, layer, flows, gains)
+        after = after / near_largest(after) if rescale else after
+    return Sides(before, after)
 
 
-def flow(layer: Node, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+def flow(layer: Node, kernel: jax.Array, peak: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return norms of a kernel: per input neuron ``[in]`` and per output neuron ``[out]``.
 
     ``in[j] = ||W[:, j]||_F`` in the paper's notation (weights that leave input neuron ``j``),
     ``out[k] = ||W[k, :]||_F`` (weights that arrive at output neuron ``k``).
+
+    Args:
+      layer: whose kernel it is.
+      kernel: ``(*window, in / groups, out)``.
+      peak: its largest ``|w|``, or that of another kernel on the same scale.
     """
-    weights = _grouped(_widen(kernel), layer)
-    near = _near(weights)
-    squares = jnp.square(weights / near)
-    leaving, arriving = squares.sum((0, 3)).T.reshape(-1), squares.sum((0, 1)).reshape(-1)
+    near = power_of_two(peak)
+    weights = _grouped(_widen(kernel), layer.groups) / near
+    # [in / groups, groups, out / groups], in memory: both sums read it.
+    spread = lax.optimization_barrier(add_up(squares(weights), 0))
+    leaving, arriving = add_up(spread, 2).T.reshape(-1), add_up(spread, 0).reshape(-1)
     return near * jnp.sqrt(leaving), near * jnp.sqrt(arriving)
+
+
+def peak(kernel: jax.Array) -> jax.Array:
+    """Return the largest ``|w|``, float32 or wider; not finite if a weight is not."""
+    return jnp.max(magnitude(kernel))
 
 
 def gain(layer: Node, tensors: Mapping[str, jax.Array]) -> jax.Array:
@@ -132,27 +167,13 @@ def _collect(edge: Edge, values: jax.Array, source: Node) -> jax.Array:
 
 
 def _norm(rows: jax.Array) -> jax.Array:
-    """Return the Euclidean norm over the first axis; of a single row, the row itself."""
-    if rows.shape[0] == 1:
-        return rows[0]
-    near = _near(rows)
-    return near * jnp.sqrt(jnp.square(rows / near).sum(0))
+    """Return the norm over the first axis; of a single row, the row itself."""
+    return rows[0] if rows.shape[0] == 1 else euclidean(rows, 0)
 
 
-def _near(x: jax.Array) -> jax.Array:
-    """Return a power of two near the largest ``|x|``.
-
-    Divided by it, numbers keep their digits, and neither squares nor products leave the range of
-    the floating-point type.
-    """
-    exponent = jnp.frexp(jnp.max(jnp.abs(x)))[1]
-    limits = jnp.finfo(x.dtype)
-    return jnp.ldexp(jnp.ones((), x.dtype), jnp.clip(exponent, limits.minexp, limits.maxexp - 1))
-
-
-def _grouped(kernel: jax.Array, layer: Node) -> jax.Array:
+def _grouped(kernel: jax.Array, groups: int) -> jax.Array:
     """View a kernel as ``[window, in / groups, groups, out / groups]``."""
-    return kernel.reshape(-1, layer.shape[-2], layer.groups, layer.shape[-1] // layer.groups)
+    return kernel.reshape(-1, kernel.shape[-2], groups, kernel.shape[-1] // groups)
 
 
 def _widen(array: jax.Array) -> jax.Array:
