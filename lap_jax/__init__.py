@@ -4,9 +4,10 @@ from lap_jax.chains import Layer, chain
 from lap_jax.errors import PruningError
 from lap_jax.files import load_masks, read_metadata, save_masks
 from lap_jax.graphs import IDENTITY, Edge, Graph, Node, Norm
-from lap_jax.pruning import METHODS, Method, lookahead_masks, lookahead_scores
+from lap_jax.pruning import METHODS, Method, lookahead_masks, lookahead_scores, masks_from_scores
 from lap_jax.report import Summary, SummaryRow, summarize
 from lap_jax.retraining import KeepPrunedState, apply_masks, keep_pruned
+from lap_jax.scopes import Scope
 from lap_jax.selection import keep_largest
 from lap_jax.sparsity import paper_sparsity
 from lap_jax.version import VERSION
@@ -24,6 +25,7 @@ __all__ = [
     "Node",
     "Norm",
     "PruningError",
+    "Scope",
     "Summary",
     "SummaryRow",
     "apply_masks",
@@ -33,6 +35,7 @@ __all__ = [
     "load_masks",
     "lookahead_masks",
     "lookahead_scores",
+    "masks_from_scores",
     "paper_sparsity",
     "read_metadata",
     "save_masks",

@@ -8,6 +8,7 @@ also as fast as a reduction, and it rounds less than adding up from left to righ
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,20 @@ _AT_ONCE = 9
 def euclidean(x: jax.Array, axis: int) -> jax.Array:
     """Return ``sqrt((x**2).sum(axis))``; neither overflows nor underflows."""
     near = near_largest(x)
-    return near * jnp.sqrt(add_up(squares(x / near), axis))
+    return near * jnp.sqrt(sum_squares(x, axis, near))
 
 
-def squares(x: jax.Array) -> jax.Array:
+def sum_squares(x: jax.Array, axis: int, scale: jax.Array) -> jax.Array:
+    """Return ``((x / scale)**2).sum(axis)``, in an order that only the size of the axis decides."""
+    return _add_up(x, axis, lambda part: _square(part / scale))
+
+
+def add_up(x: jax.Array, axis: int) -> jax.Array:
+    """Return ``x.sum(axis)``, in an order that only the size of the axis decides."""
+    return _add_up(x, axis, lambda part: part)
+
+
+def _square(x: jax.Array) -> jax.Array:
     """Return ``x**2`` to one bit less than the type holds.
 
     The bit is what keeps a compiler from joining the multiplication with an addition that follows,
@@ -35,11 +46,12 @@ def squares(x: jax.Array) -> jax.Array:
     return lax.reduce_precision(x * x, info.nexp, info.nmant - 1)
 
 
-def add_up(x: jax.Array, axis: int) -> jax.Array:
-    """Return ``x.sum(axis)``, in an order that only the size of the axis decides.
+def _add_up(x: jax.Array, axis: int, first: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Add up what ``first`` makes of the entries.
 
     Eight neighbours at a time: where an axis lies over devices in multiples of eight, each device
-    adds up its own.
+    adds up its own. Slices come before ``first``, so that XLA's CPU backend fuses all into one
+    pass.
     """
     while (size := x.shape[axis]) > 1:
         count = size if size <= _AT_ONCE else _SLICES
@@ -47,9 +59,25 @@ def add_up(x: jax.Array, axis: int) -> jax.Array:
             widths = [(0, 0)] * x.ndim
             widths[axis] = (0, -size % count)
             x = jnp.pad(x, widths)
-        slices = [lax.slice_in_dim(x, start, x.shape[axis], count, axis) for start in range(count)]
-        x = functools.reduce(lax.add, slices)
-    return x.squeeze(axis)
+        slices = [
+            first(lax.slice_in_dim(x, start, x.shape[axis], count, axis)) for start in range(count)
+        ]
+        x, first = functools.reduce(lax.add, slices), lambda part: part
+    return first(x).squeeze(axis)
+
+
+def in_memory(x: jax.Array, positive: jax.Array) -> jax.Array:
+    """Return ``x``, computed once and written to memory, for consumers that are many.
+
+    XLA would compute it again inside each of them, and drops an optimization barrier before it
+    decides to. It does not see through a loop; this one never turns, because ``positive`` is a
+    number that is not negative.
+    """
+
+    def turn(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return jnp.zeros((), bool), -state[1]
+
+    return lax.while_loop(lambda state: state[0], turn, (positive < 0, x))[1]
 
 
 def near_largest(x: jax.Array) -> jax.Array:
@@ -65,4 +93,5 @@ def power_of_two(x: jax.Array) -> jax.Array:
     """Return a power of two within a factor of two of a positive ``x``; 1 for zero."""
     info = jnp.finfo(x.dtype)
     exponent = jnp.clip(jnp.frexp(x)[1], info.minexp, info.maxexp - 1)
-    return jnp.ldexp(jnp.ones((), x.dtype), exponent)
+    # The barrier keeps XLA from working this scalar out again for every number it is applied to.
+    return lax.optimization_barrier(jnp.ldexp(jnp.ones((), x.dtype), exponent))

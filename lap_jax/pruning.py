@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -124,11 +124,56 @@ def lookahead_masks(
         np.uint32,
     )
     kernels, tensors = _inputs(graph, method, params, batch_stats, key)
-    layouts = _layouts(graph, kernels)
+    layouts = _layouts(kernels.values())
     masks, peaks = _masks(graph, method, scope, layouts, kernels, tensors, kept, key)
     _check_finite(graph, kernels, peaks, tensors)
     by_path = {layer.path: masks[layer.name] for layer in graph.layers}
     return map_by_path(lambda path, _: by_path.get(path, jnp.bool_(True)), params)
+
+
+def masks_from_scores(tree: Any, sparsity: Sparsity, *, scope: str | Scope = "layer") -> Any:
+    """Return the masks of scores of your own, selected as `lookahead_masks` selects.
+
+    Pure; under `jax.jit` and `jax.vmap` too.
+
+    Args:
+      tree: a pytree of floating-point arrays, not negative, larger where a weight matters more;
+        each array is a layer. Where the scope has units or groups, the last two axes are the inputs
+        and the outputs.
+      sparsity, scope: as in `lookahead_masks`; layers are named by their path in the tree.
+
+    Returns:
+      A tree of the structure of ``tree``: boolean arrays of their shapes and sharding.
+
+    Raises:
+      PruningError: for scores that are NaN, negative (neither can be seen under a trace) or not
+        floating point; for a bad sparsity or scope.
+
+    Example:
+      >>> masks = masks_from_scores({"a": jnp.arange(8.0)}, 0.75)
+      >>> masks["a"].tolist()
+      [False, False, False, False, False, False, True, True]
+    """
+    scope = checked_scope(scope)
+    leaves = leaves_by_path(tree)
+    if not leaves:
+        raise PruningError("the tree of scores holds no array: pass a tree with at least one")
+    for name, leaf in leaves.items():
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise PruningError(
+                f"the scores of {name!r} are {jnp.result_type(leaf)}: expected floating point"
+            )
+    shapes = {name: tuple(jnp.shape(leaf)) for name, leaf in leaves.items()}
+    levels = sparsity_per_layer(sparsity, tuple(leaves))
+    kept = np.array(kept_units(scope, shapes, levels), np.uint32)
+    masks, lowest = _select(scope, _layouts(leaves.values()), leaves, kept)
+    for name, least in lowest.items():
+        if not isinstance(least, jax.core.Tracer) and not least >= 0:
+            raise PruningError(
+                f"the scores of {name!r} have {'NaN' if jnp.isnan(least) else f'{least:g}'} among "
+                "them: expected numbers that are not negative"
+            )
+    return map_by_path(lambda path, _: masks[path], tree)
 
 
 def lookahead_scores(
@@ -201,14 +246,14 @@ def _masks(
 
         if method.order is None or not looks:
             new = select(scope, {layer.name: contest(layer) for layer in graph.layers}, counts)
-            return _laid_out(graph, layouts, new)
+            return _laid_out(layouts, new)
         new = {}
         for layer in ordered:
             count = counts[places[layer.name]]
             new |= select(scope, {layer.name: contest(layer)}, count[None])
             kernel = jnp.where(new[layer.name], pruned[layer.name], 0)
             flows = {**flows, layer.name: scores.flow(layer, kernel, peaks[layer.name])}
-        return _laid_out(graph, layouts, {layer.name: new[layer.name] for layer in graph.layers})
+        return _laid_out(layouts, {layer.name: new[layer.name] for layer in graph.layers})
 
     masks = prune(None, kept[0])
     if method.steps > 1:
@@ -250,20 +295,32 @@ def _scored(
     return lambda kernel, sides: scores.lookahead(kernel, layer.groups, sides), (kernel, sides)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _select(
+    scope: Scope,
+    layouts: tuple[NamedSharding | None, ...],
+    leaves: dict[str, jax.Array],
+    kept: jax.Array,
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Select among given scores. Also return the least of each array."""
+    contests = {name: Contest(scores.widen, (leaf,), leaf.shape) for name, leaf in leaves.items()}
+    masks = _laid_out(layouts, select(scope, contests, kept))
+    return masks, {name: jnp.min(lax.optimization_barrier(leaf)) for name, leaf in leaves.items()}
+
+
 def _laid_out(
-    graph: Graph, layouts: tuple[NamedSharding | None, ...], masks: Mapping[str, jax.Array]
+    layouts: tuple[NamedSharding | None, ...], masks: dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
     """Lay the masks out over the devices as the kernels are."""
     return {
-        layer.name: masks[layer.name]
-        if layout is None
-        else lax.with_sharding_constraint(masks[layer.name], layout)
-        for layer, layout in zip(graph.layers, layouts, strict=True)
+        name: mask if layout is None else lax.with_sharding_constraint(mask, layout)
+        for (name, mask), layout in zip(masks.items(), layouts, strict=True)
     }
 
 
-def _layouts(graph: Graph, kernels: Mapping[str, Any]) -> tuple[NamedSharding | None, ...]:
-    shardings = [getattr(kernels[layer.name], "sharding", None) for layer in graph.layers]
+def _layouts(arrays: Iterable[Any]) -> tuple[NamedSharding | None, ...]:
+    """Return how arrays lie over several devices, where that can be seen."""
+    shardings = [getattr(array, "sharding", None) for array in arrays]
     return tuple(
         sharding
         if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh)

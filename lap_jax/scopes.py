@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,8 +12,8 @@ from jax import lax
 
 from lap_jax.errors import PruningError
 from lap_jax.graphs import nearest
-from lap_jax.norms import add_up, near_largest, squares
-from lap_jax.selection import Scored, keep_largest_of
+from lap_jax.norms import add_up, near_largest, sum_squares
+from lap_jax.selection import Scored, keep_largest_each
 from lap_jax.sparsity import kept_count
 
 
@@ -148,14 +147,14 @@ def kept_units(
 
 
 def select(
-    scope: Scope, contests: Mapping[str, Contest], kept: jax.Array | Sequence[int],
+    scope: Scope, contests: Mapping[str, Contest], kept: jax.Array
 ) -> dict[str, jax.Array]:  # fmt: skip
     """Return the masks of the largest scores.
 
     Args:
       scope: a checked scope.
       contests: the scores of each layer.
-      kept: from `kept_units`; may be traced.
+      kept: from `kept_units`, as an array; may be traced.
 
     Returns:
       ``{layer name: boolean array of the kernel's shape}``.
@@ -170,13 +169,11 @@ def select(
         if scope.normalize != "none":
             normalize = _by_norm if scope.normalize == "norm" else _lamp
             ready = {name: normalize(contest) for name, contest in ready.items()}
-        found = keep_largest_of([_scored(contest) for contest in ready.values()], kept[0])
-        masks = dict(zip(ready, found, strict=True))
+        found = keep_largest_each([[_scored(contest) for contest in ready.values()]], kept)[0]
     else:
-        masks = {
-            name: keep_largest_of([_scored(contest)], kept[index])[0]
-            for index, (name, contest) in enumerate(ready.items())
-        }
+        each = keep_largest_each([[_scored(contest)] for contest in ready.values()], kept)
+        found = [masks[0] for masks in each]
+    masks = dict(zip(ready, found, strict=True))
     return {name: _to_weights(scope, mask, contests[name].shape) for name, mask in masks.items()}
 
 
@@ -195,15 +192,15 @@ def _of_units(scope: Scope, contest: Contest) -> Contest:
         return contest
     scores = contest.function(*contest.operands)
     near = near_largest(scores)
-    parts = squares(scores / near)
     among = contest.among
     if scope.unit == "channel":
-        totals = add_up(parts.reshape(-1, contest.shape[-1]), 0)
-        among = None if among is None else among.reshape(-1, contest.shape[-1]).any(0)
+        shape: tuple[int, ...] = (-1, contest.shape[-1])
+        totals = sum_squares(scores.reshape(shape), 0, near)
+        among = None if among is None else among.reshape(shape).any(0)
     else:
-        parts = parts.reshape(_blocked(scope, contest.shape))
-        totals = add_up(add_up(parts, -1), -2)
-        among = None if among is None else among.reshape(parts.shape).any((-3, -1))
+        shape = _blocked(scope, contest.shape)
+        totals = add_up(sum_squares(scores.reshape(shape), -1, near), -2)
+        among = None if among is None else among.reshape(shape).any((-3, -1))
     return Contest(lambda norms: norms, (near * jnp.sqrt(totals),), totals.shape, among)
 
 
@@ -245,7 +242,9 @@ def _largest_of_groups(
 def _by_norm(contest: Contest) -> Contest:
     scores = contest.function(*contest.operands)
     near = near_largest(scores)
-    total = functools.reduce(add_up, [-1] * scores.ndim, squares(scores / near))
+    total = sum_squares(scores, -1, near)
+    for _ in range(scores.ndim - 1):
+        total = add_up(total, -1)
     scale = near * jnp.sqrt(total)
     return contest._replace(
         function=lambda scale, *operands: contest.function(*operands) / scale,

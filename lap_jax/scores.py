@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lap_jax.graphs import IDENTITY, Edge, Graph, Node
-from lap_jax.norms import add_up, euclidean, near_largest, power_of_two, squares
+from lap_jax.norms import add_up, euclidean, in_memory, near_largest, power_of_two, sum_squares
 
 Flows = dict[str, tuple[jax.Array, jax.Array]]
 
@@ -29,7 +29,7 @@ class Sides(NamedTuple):
 
 def magnitude(kernel: jax.Array) -> jax.Array:
     """Return ``|w|`` (Eq. 1), in float32, or float64 for a float64 kernel."""
-    return jnp.abs(_widen(kernel))
+    return jnp.abs(widen(kernel))
 
 
 def random(layer: Node, key: jax.Array) -> jax.Array:
@@ -107,16 +107,27 @@ def flow(layer: Node, kernel: jax.Array, peak: jax.Array) -> tuple[jax.Array, ja
       peak: its largest ``|w|``, or that of another kernel on the same scale.
     """
     near = power_of_two(peak)
-    weights = _grouped(_widen(kernel), layer.groups) / near
-    # [in / groups, groups, out / groups], in memory: both sums read it.
-    spread = lax.optimization_barrier(add_up(squares(weights), 0))
-    leaving, arriving = add_up(spread, 2).T.reshape(-1), add_up(spread, 0).reshape(-1)
+    window = widen(kernel).reshape(-1, *kernel.shape[-2:])
+    if len(window) > 1:
+        spread = in_memory(sum_squares(window, 0, near), peak)  # [in / groups, out]
+        arriving, leaving = add_up(spread, 0), add_up(_by_group(spread, layer.groups), -1)
+    else:
+        arriving = sum_squares(window[0], 0, near)
+        leaving = sum_squares(_by_group(window[0], layer.groups), -1, near)
+    leaving = leaving.reshape(-1)
     return near * jnp.sqrt(leaving), near * jnp.sqrt(arriving)
+
+
+def _by_group(matrix: jax.Array, groups: int) -> jax.Array:
+    """View ``[in / groups, out]`` as ``[groups, in / groups, out / groups]``."""
+    if groups == 1:
+        return matrix
+    return matrix.reshape(matrix.shape[0], groups, -1).swapaxes(0, 1)
 
 
 def peak(kernel: jax.Array) -> jax.Array:
     """Return the largest ``|w|``, float32 or wider; not finite if a weight is not."""
-    return jnp.max(magnitude(kernel))
+    return jnp.max(magnitude(lax.optimization_barrier(kernel)))
 
 
 def gain(layer: Node, tensors: Mapping[str, jax.Array]) -> jax.Array:
@@ -126,10 +137,10 @@ def gain(layer: Node, tensors: Mapping[str, jax.Array]) -> jax.Array:
     """
     factor = jnp.ones(layer.out_size, jnp.float32)
     if "scale" in tensors:
-        factor = factor * jnp.abs(_widen(tensors["scale"]))
+        factor = factor * jnp.abs(widen(tensors["scale"]))
     if "var" in tensors:
         assert layer.norm is not None
-        factor = factor / jnp.sqrt(_widen(tensors["var"]) + layer.norm.epsilon)
+        factor = factor / jnp.sqrt(widen(tensors["var"]) + layer.norm.epsilon)
     return factor
 
 
@@ -176,5 +187,6 @@ def _grouped(kernel: jax.Array, groups: int) -> jax.Array:
     return kernel.reshape(-1, kernel.shape[-2], groups, kernel.shape[-1] // groups)
 
 
-def _widen(array: jax.Array) -> jax.Array:
+def widen(array: jax.Array) -> jax.Array:
+    """Return an array in float32, or as wide as it is."""
     return jnp.asarray(array).astype(jnp.promote_types(jnp.result_type(array), jnp.float32))

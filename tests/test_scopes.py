@@ -1,0 +1,274 @@
+"""Scopes against a rewrite in NumPy that sorts."""
+
+import operator
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lap_jax
+from lap_jax import PruningError, Scope, lookahead_masks, masks_from_scores
+
+Arrays = dict[str, np.ndarray]
+
+
+def first_of_largest(scores: np.ndarray, kept: int) -> np.ndarray:
+    """Return the mask of the largest of a vector; of equal ones the first."""
+    mask = np.zeros(scores.size, bool)
+    mask[np.argsort(-scores, kind="stable")[:kept]] = True
+    return mask
+
+
+def wanted_globally(scores: Arrays, sparsity: float) -> Arrays:
+    joined = np.concatenate([each.ravel() for each in scores.values()])
+    mask = first_of_largest(joined, round((1 - sparsity) * joined.size))
+    ends = np.cumsum([each.size for each in scores.values()])[:-1]
+    parts = np.split(mask, ends)
+    return {
+        name: part.reshape(each.shape)
+        for (name, each), part in zip(scores.items(), parts, strict=True)
+    }
+
+
+def lamp(scores: np.ndarray) -> np.ndarray:
+    """Score a weight by its square over the sum of the squares not smaller (Lee et al. 2021)."""
+    squares = scores.astype(np.float64) ** 2
+    return squares / np.array([squares[squares >= s].sum() for s in squares.ravel()]).reshape(
+        scores.shape
+    )
+
+
+def some(seed: int = 0, ties: bool = False) -> Arrays:
+    rng = np.random.default_rng(seed)
+    shapes = {"conv": (3, 3, 4, 8), "dense": (16, 12), "tiny": (4, 4)}
+    scales = {"conv": 1.0, "dense": 0.1, "tiny": 30.0}
+    scores = {
+        name: np.abs(scales[name] * rng.normal(size=shape)).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    return {name: np.round(each, 1) for name, each in scores.items()} if ties else scores
+
+
+def assert_equal(found: Any, wanted: Arrays) -> None:
+    assert set(found) == set(wanted)
+    for name, mask in wanted.items():
+        assert found[name].dtype == bool
+        np.testing.assert_array_equal(np.asarray(found[name]), mask, err_msg=name)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 0.999])
+def test_layer_scope_keeps_the_largest_of_each_layer(sparsity: float, ties: bool) -> None:
+    scores = some(ties=ties)
+    wanted = {
+        name: first_of_largest(each.ravel(), round((1 - sparsity) * each.size)).reshape(each.shape)
+        for name, each in scores.items()
+    }
+    assert_equal(masks_from_scores(scores, sparsity), wanted)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("normalize", ["none", "norm", "lamp"])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
+def test_global_scope_keeps_the_largest_of_all(sparsity: float, normalize: str, ties: bool) -> None:
+    scores = some(ties=ties)
+    ranked: Arrays = {
+        "none": lambda: scores,
+        "norm": lambda: {k: s / np.linalg.norm(s.astype(np.float64)) for k, s in scores.items()},
+        "lamp": lambda: {k: lamp(s) for k, s in scores.items()},
+    }[normalize]()
+    if ties and normalize != "none":
+        # Ties between layers depend on the last bit of a norm; those inside of a layer do not.
+        found = masks_from_scores(scores, sparsity, scope=Scope("global", normalize))
+        for name, mask in found.items():
+            inside = np.asarray(mask)
+            assert_equal(
+                {name: inside},
+                {name: first_of_largest(scores[name].ravel(), inside.sum()).reshape(inside.shape)},
+            )
+        return
+    found = masks_from_scores(scores, sparsity, scope=Scope("global", normalize))
+    assert_equal(found, wanted_globally(ranked, sparsity))
+
+
+def test_layers_of_other_types_are_compared_by_value(x64: None) -> None:
+    scores = some()
+    scores["dense"] = scores["dense"].astype(np.float64)
+    found = masks_from_scores(scores, 0.6, scope=Scope("global", "none"))
+    assert_equal(found, wanted_globally(scores, 0.6))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("axis", [-2, -1])
+@pytest.mark.parametrize("group", [(2, 4), (1, 4), (3, 4), (1, 2)])
+def test_n_of_m_keeps_n_of_each_group(group: tuple[int, int], axis: int, ties: bool) -> None:
+    kept, of = group
+    scores = some(ties=ties)
+    wanted = {}
+    for name, each in scores.items():
+        rows = np.moveaxis(each, axis, -1)
+        flat = rows.reshape(-1, of)
+        mask = np.stack([first_of_largest(row, kept) for row in flat]).reshape(rows.shape)
+        wanted[name] = np.moveaxis(mask, -1, axis)
+    found = masks_from_scores(scores, 1 - kept / of, scope=Scope(group=group, axis=axis))
+    assert_equal(found, wanted)
+
+
+def test_a_layer_may_be_left_whole_beside_groups() -> None:
+    scores = some() | {"odd": np.ones((3, 3), np.float32)}
+    levels = {"odd": 0.0, "conv": 0.0, "*": 0.5}
+    found = masks_from_scores(scores, levels, scope=Scope(group=(2, 4)))
+    assert np.asarray(found["odd"]).all()
+    assert np.asarray(found["conv"]).all()
+    assert np.asarray(found["dense"]).sum() == scores["dense"].size // 2
+
+
+@pytest.mark.parametrize("block", [(2, 4), (4, 1), (1, 4), (4, 4)])
+@pytest.mark.parametrize("compare", ["layer", "global"])
+def test_blocks_stay_or_go_as_a_whole(compare: str, block: tuple[int, int]) -> None:
+    scores = some(3)
+    rows, columns = block
+    summed = {}
+    for name, each in scores.items():
+        shape = (*each.shape[:-2], each.shape[-2] // rows, rows, each.shape[-1] // columns, columns)
+        summed[name] = np.sqrt((each.astype(np.float64).reshape(shape) ** 2).sum((-3, -1)))
+    if compare == "global":
+        units = wanted_globally(summed, 0.7)
+    else:
+        units = {
+            name: first_of_largest(each.ravel(), round(0.3 * each.size)).reshape(each.shape)
+            for name, each in summed.items()
+        }
+    wanted = {name: mask.repeat(rows, -2).repeat(columns, -1) for name, mask in units.items()}
+    scope = Scope(compare, "none", unit=block)
+    assert_equal(masks_from_scores(scores, 0.7, scope=scope), wanted)
+
+
+def test_channels_stay_or_go_as_a_whole() -> None:
+    scores = some(4)
+    wanted = {}
+    for name, each in scores.items():
+        norms = np.sqrt((each.astype(np.float64) ** 2).reshape(-1, each.shape[-1]).sum(0))
+        kept = first_of_largest(norms, round(0.5 * norms.size))
+        wanted[name] = np.broadcast_to(kept, each.shape)
+    assert_equal(masks_from_scores(scores, 0.5, scope=Scope(unit="channel")), wanted)
+
+
+@given(st.data())
+def test_any_counts_and_ties(data: Any) -> None:
+    """Two arrays of few different values: the count is exact, and the first of equals stay."""
+    values = st.sampled_from([0.0, 1e-30, 0.5, 0.5000001, 1.0, 3e38])
+    scores = {
+        name: np.array(data.draw(st.lists(values, min_size=4, max_size=4)), np.float32)
+        for name in ("a", "b")
+    }
+    sparsity = data.draw(st.floats(0, 0.99))
+    assert_equal(
+        masks_from_scores(scores, sparsity, scope=Scope("global", "none")),
+        wanted_globally(scores, sparsity),
+    )
+
+
+PARAMS = {
+    f"Dense_{i}": {
+        "kernel": np.random.default_rng(i).normal(size=shape).astype(np.float32) * 10.0**-i
+    }
+    for i, shape in enumerate([(8, 12), (12, 16), (16, 4)])
+}
+
+
+@pytest.mark.parametrize("method", ["MP", "LAP", "LFP", "LBP"])
+@pytest.mark.parametrize(
+    "scope",
+    [
+        Scope("global"),
+        Scope("global", "none"),
+        Scope("global", "lamp"),
+        Scope(unit=(4, 2)),
+        Scope(unit="channel"),
+        Scope("global", unit="channel"),
+    ],
+)
+def test_masks_of_a_method_are_those_of_its_scores(method: str, scope: Scope) -> None:
+    scores = lap_jax.lookahead_scores(PARAMS, list(PARAMS), method=method)
+    masks = lookahead_masks(PARAMS, list(PARAMS), 0.6, method=method, scope=scope)
+    wanted = masks_from_scores(scores, 0.6, scope=scope)
+    assert_equal(
+        {name: masks[name]["kernel"] for name in PARAMS},
+        {name: np.asarray(mask) for name, mask in wanted.items()},
+    )
+
+
+@pytest.mark.parametrize("scope", [Scope("global"), Scope(unit="channel"), Scope(unit=(2, 2))])
+def test_scopes_under_jit_and_vmap(scope: Scope) -> None:
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf[::-1] * 2, leaf[:, ::-1]]), PARAMS)
+
+    def masks(params: Any) -> Any:
+        return lookahead_masks(params, list(PARAMS), 0.7, scope=scope)
+
+    together = jax.jit(jax.vmap(masks))(stacked)
+    for index in range(3):
+        alone = masks(jax.tree.map(operator.itemgetter(index), stacked))
+        for name in PARAMS:
+            np.testing.assert_array_equal(together[name]["kernel"][index], alone[name]["kernel"])
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [Scope("global", "none"), Scope(group=(1, 4)), Scope(unit="channel"), Scope(unit=(2, 2))],
+)
+def test_what_is_pruned_in_a_step_stays_pruned(scope: Scope) -> None:
+    method = lap_jax.Method("magnitude")
+    one = lookahead_masks(PARAMS, list(PARAMS), 0.75, method=method, scope=scope)
+    four = lookahead_masks(PARAMS, list(PARAMS), 0.75, method=method, steps=4, scope=scope)
+    for name in PARAMS:
+        np.testing.assert_array_equal(one[name]["kernel"], four[name]["kernel"])
+
+
+@pytest.mark.parametrize(("axis", "same"), [(-2, "LBP"), (-1, "LFP")])
+def test_groups_make_one_factor_cancel_and_say_so(axis: int, same: str) -> None:
+    scope = Scope(group=(2, 4), axis=axis)
+    with pytest.warns(UserWarning, match="cancels") as warned:
+        found = lookahead_masks(PARAMS, list(PARAMS), 0.5, scope=scope)
+    assert warned[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wanted = lookahead_masks(PARAMS, list(PARAMS), 0.5, scope=scope, method=same)
+    for name in PARAMS:
+        np.testing.assert_array_equal(found[name]["kernel"], wanted[name]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("scores", "sparsity", "scope", "message"),
+    [
+        ({"a": np.array([1.0, np.nan])}, 0.5, "layer", "'a' have NaN"),
+        ({"a": np.array([1.0, -2.0])}, 0.5, "layer", "'a' have -2"),
+        ({"a": np.arange(4)}, 0.5, "layer", "int"),
+        ({}, 0.5, "layer", "no array"),
+        (some(), 0.5, "globl", "nearest: 'global'"),
+        (some(), 0.5, Scope(normalize="max"), "normalize is 'max'"),
+        (some(), 0.5, Scope(unit=(2, 0)), "unit is (2, 0)"),
+        (some(), 0.5, Scope(group=(4, 4)), "group is (4, 4)"),
+        (some(), 0.5, Scope("global", group=(2, 4)), "one layer alone"),
+        (some(), 0.6, Scope(group=(2, 4)), "2:4 groups have 0.5"),
+        (some(), 0.6, Scope(group=(2, 5)), "'conv' has 4 weights along axis -2"),
+        (some(), 0.5, Scope(unit=(3, 1)), "'conv' of shape (3, 3, 4, 8)"),
+        ({"v": np.ones(4)}, 0.5, Scope(unit="channel"), "no inputs and outputs"),
+        (some(), {"conv": 0.1, "*": 0.5}, "global", "one sparsity for all"),
+        (some(), 1.0, "global", "in [0, 1)"),
+    ],
+)
+def test_bad_scores_and_scopes(scores: Any, sparsity: Any, scope: Any, message: str) -> None:
+    with pytest.raises(PruningError) as error:
+        masks_from_scores(scores, sparsity, scope=scope)
+    assert message in str(error.value)
+
+
+def test_an_order_needs_layers() -> None:
+    with pytest.raises(PruningError, match="all at once"):
+        lookahead_masks(PARAMS, list(PARAMS), 0.5, method="LAP-forward", scope="global")
