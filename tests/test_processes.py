@@ -57,7 +57,8 @@ def run_together(count: int, devices: int, out: Path) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     logs = "\n".join(
-        f"--- process {i}, exit status {code}:\n{(out / f'{i}.log').read_text()[-3000:]}"
+        f"--- process {i}, {'ended by the test' if code is None else f'exit status {code}'}:\n"
+        + (out / f"{i}.log").read_text()[-3000:]
         for i, code in enumerate(codes)
     )
     assert codes == [0] * count, f"in {LIMIT} s:\n{logs}"
