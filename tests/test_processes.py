@@ -1,0 +1,107 @@
+"""Several processes that each hold a part of the parameters make the masks of one process."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import processes
+from tests.processes import JITTED, RUNS, Part
+
+ROOT = Path(__file__).parents[1]
+
+LIMIT = 120
+"""Seconds that the processes may take, all together."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_together(count: int, devices: int, out: Path) -> None:
+    """Start the processes and wait; if one fails, or time is up, end them all and say why."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    address = f"127.0.0.1:{free_port()}"
+    started: list[subprocess.Popen[bytes]] = []
+    deadline = time.monotonic() + LIMIT
+    try:
+        for i in range(count):
+            with (out / f"{i}.log").open("wb") as log:
+                started.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "tests.processes", address, str(count), str(i), out],
+                        cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log,
+                        stderr=subprocess.STDOUT, start_new_session=True,
+                    )
+                )  # fmt: skip
+        while any(process.poll() is None for process in started):
+            if any(process.poll() for process in started) or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        codes = [process.poll() for process in started]
+    finally:
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    logs = "\n".join(
+        f"--- process {i}, {'ended by the test' if code is None else f'exit status {code}'}:\n"
+        + (out / f"{i}.log").read_text()[-3000:]
+        for i, code in enumerate(codes)
+    )
+    assert codes == [0] * count, f"in {LIMIT} s:\n{logs}"
+
+
+def read_parts(path: Path) -> list[Part]:
+    with np.load(path) as file:
+        found = []
+        for i, label in enumerate(file["labels"]):
+            run, layer, start, same = str(label).split("/")
+            mask = file[f"mask_{i}"]
+            found.append(Part(run, layer, tuple(map(int, start.split())), mask, same == "1"))
+        return found
+
+
+@pytest.fixture(scope="module", params=[(2, 2), (4, 1)], ids="{0[0]}x{0[1]}".format)
+def found(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[list[Part]]:
+    """What each of the processes wrote."""
+    count, devices = request.param
+    out = tmp_path_factory.mktemp("processes")
+    run_together(count, devices, out)
+    return [read_parts(out / f"{i}.npz") for i in range(count)]
+
+
+@pytest.mark.parametrize(("method", "layout"), RUNS)
+def test_processes_make_the_masks_of_one(found: list[list[Part]], method: str, layout: str) -> None:
+    params = processes.parameters()
+    wanted = processes.masks(params, method)
+    jitted = [f"{method} {layout} jitted"] if (method, layout) in JITTED else []
+    for run in [f"{method} {layout}", *jitted]:
+        for layer in params:
+            parts = [p for held in found for p in held if (p.run, p.layer) == (run, layer)]
+            mask = np.asarray(wanted[layer]["kernel"])
+            covered = np.zeros(mask.shape, bool)
+            for part in parts:
+                place = tuple(
+                    slice(start, start + length)
+                    for start, length in zip(part.start, part.mask.shape, strict=True)
+                )
+                np.testing.assert_array_equal(part.mask, mask[place], f"{run} {layer}")
+                covered[place] = True
+            assert covered.all()
+            assert all(part.same_sharding for part in parts), (run, layer)
+            assert all(part.mask.size < mask.size for part in parts)  # No process has the whole.
