@@ -14,9 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# XLA's CPU backend fuses as many slices into one pass over memory, but not sixteen; a power of two
-# where devices share the axis, and all nine places of the usual window.
-_SLICES = 8
+# XLA's CPU backend fuses as many slices into one pass over memory, but not sixteen.
 _AT_ONCE = 9
 
 
@@ -49,21 +47,33 @@ def _square(x: jax.Array) -> jax.Array:
 def _add_up(x: jax.Array, axis: int, first: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """Add up what ``first`` makes of the entries.
 
-    Eight neighbours at a time: where an axis lies over devices in multiples of eight, each device
-    adds up its own. Slices come before ``first``, so that XLA's CPU backend fuses all into one
-    pass.
+    A few neighbours at a time: where devices share the axis, each adds up its own, down to an array
+    that is small. Slices come before ``first``, so that XLA's CPU backend fuses all into one pass.
     """
+    axis %= x.ndim
     while (size := x.shape[axis]) > 1:
-        count = size if size <= _AT_ONCE else _SLICES
+        count = size if size <= _AT_ONCE else _count(size)
         if size % count:
             widths = [(0, 0)] * x.ndim
             widths[axis] = (0, -size % count)
             x = jnp.pad(x, widths)
-        slices = [
-            first(lax.slice_in_dim(x, start, x.shape[axis], count, axis)) for start in range(count)
+        # Split, then index: a slice with a stride would move numbers between devices, and XLA's
+        # partitioner gets some of them wrong.
+        split = x.reshape(*x.shape[:axis], -1, count, *x.shape[axis + 1 :])
+        parts = [
+            first(lax.index_in_dim(split, place, axis + 1, keepdims=False))
+            for place in range(count)
         ]
-        x, first = functools.reduce(lax.add, slices), lambda part: part
+        x, first = functools.reduce(lax.add, parts), lambda part: part
     return first(x).squeeze(axis)
+
+
+def _count(size: int) -> int:
+    """Return how many neighbours to add up at a time: odd factors first, powers of two last.
+
+    The powers of two are what the number of devices divides.
+    """
+    return next((factor for factor in (9, 7, 5, 3) if size % factor == 0), 8)
 
 
 def in_memory(x: jax.Array, positive: jax.Array) -> jax.Array:

@@ -53,11 +53,14 @@ def lookahead(kernel: jax.Array, groups: int, sides: Sides) -> jax.Array:
     Returns:
       Scores of the kernel's shape, float32 or wider.
     """
-    score = _grouped(magnitude(kernel), groups)
+    score = magnitude(kernel)
+    if groups > 1:
+        score = score.reshape(*kernel.shape[:-1], groups, -1)
     if sides.input is not None:
-        score = score * sides.input.reshape(groups, -1).T[None, :, :, None]
+        before = sides.input.reshape(groups, -1).T  # [in / groups, groups]
+        score = score * (before if groups == 1 else before[..., None])
     if sides.output is not None:
-        score = score * sides.output.reshape(groups, -1)[None, None]
+        score = score * sides.output.reshape(score.shape[-1 if groups == 1 else -2 :])
     return score.reshape(kernel.shape)
 
 
@@ -180,11 +183,6 @@ def _collect(edge: Edge, values: jax.Array, source: Node) -> jax.Array:
 def _norm(rows: jax.Array) -> jax.Array:
     """Return the norm over the first axis; of a single row, the row itself."""
     return rows[0] if rows.shape[0] == 1 else euclidean(rows, 0)
-
-
-def _grouped(kernel: jax.Array, groups: int) -> jax.Array:
-    """View a kernel as ``[window, in / groups, groups, out / groups]``."""
-    return kernel.reshape(-1, kernel.shape[-2], groups, kernel.shape[-1] // groups)
 
 
 def widen(array: jax.Array) -> jax.Array:

@@ -103,8 +103,7 @@ def keep_largest_each(
         return _of_each(keys_of, operands, pivots, is_open)
 
     samples = [
-        jnp.concatenate([_thin(keys).reshape(-1) for keys in keys_of(problem, each)])
-        for problem, each in enumerate(operands)
+        [_thin(keys) for keys in keys_of(problem, each)] for problem, each in enumerate(operands)
     ]
     guess = _guess(samples, wanted, sizes, bottom, top)
     threshold, reach, above = _search(reaching, wanted, sizes, bottom, top, guess)
@@ -199,20 +198,19 @@ def _search(
 
 
 def _guess(
-    samples: list[jax.Array], wanted: jax.Array, sizes: jax.Array, bottom: jax.Array, top: jax.Array
+    samples: list[list[jax.Array]],
+    wanted: jax.Array,
+    sizes: jax.Array,
+    bottom: jax.Array,
+    top: jax.Array,
 ) -> jax.Array:
     """Return pivots around the place where a sample of each problem has the k-th of all."""
-    longest = max(sample.size for sample in samples)
-    keys = jnp.stack(
-        [jnp.pad(each, (0, longest - each.size), constant_values=-1) for each in samples]
-    )
-    sampled = jnp.asarray([sample.size for sample in samples], jnp.int32)
+    sampled = jnp.asarray([sum(keys.size for keys in each) for each in samples], jnp.int32)
     rank = wanted.astype(jnp.float32) * (sampled / sizes)
     margin = 4 * jnp.sqrt(rank * jnp.maximum(1 - rank / sampled, 0)) + 2
 
-    def reaching(pivots: jax.Array, _: jax.Array) -> jax.Array:
-        inside = keys[:, :, None] >= pivots[:, None]
-        return jnp.stack(_sums([inside[..., each] for each in range(_SPREAD.size)], (1,)), 1)
+    def reaching(pivots: jax.Array, is_open: jax.Array) -> jax.Array:
+        return _of_each(lambda _, keys: keys, samples, pivots, is_open)
 
     def at(rank: jax.Array) -> jax.Array:
         whole = jnp.clip(rank.astype(jnp.int32), 1, sampled)
@@ -278,16 +276,16 @@ def _thin(keys: jax.Array) -> jax.Array:
 
     Strides are powers of two and at most 16, so that on a mesh each device finds its own part.
     """
-    strides = [1] * keys.ndim
-    counts = list(keys.shape)
-    while math.prod(counts) > _SAMPLE:
-        axes = [axis for axis in range(keys.ndim) if strides[axis] < _LARGEST_STRIDE]
-        axis = max(axes, key=lambda axis: counts[axis], default=None)
-        if axis is None or counts[axis] < 2:
-            break
-        strides[axis] *= 2
-        counts[axis] = -(-keys.shape[axis] // strides[axis])
-    return keys[tuple(slice(None, None, stride) for stride in strides)]
+    while keys.size > _SAMPLE:
+        strides = [math.gcd(size, _LARGEST_STRIDE) for size in keys.shape]
+        if max(strides, default=1) == 1:
+            longest = max(range(keys.ndim), key=lambda axis: keys.shape[axis])
+            return lax.slice_in_dim(keys, 0, None, -(-keys.size // _SAMPLE), longest)
+        axis = max(range(keys.ndim), key=lambda axis: (strides[axis], keys.shape[axis]))
+        stride = min(strides[axis], 2)
+        split = keys.reshape(*keys.shape[:axis], -1, stride, *keys.shape[axis + 1 :])
+        keys = lax.index_in_dim(split, 0, axis + 1, keepdims=False)
+    return keys
 
 
 def _count_reaching(arrays: list[jax.Array], pivots: jax.Array) -> jax.Array:
