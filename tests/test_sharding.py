@@ -1,0 +1,141 @@
+"""Masks on a mesh: the same bits, laid out as the kernels; weights and scores stay where they are.
+
+The conftest simulates eight devices.
+"""
+
+import math
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import lap_jax
+from lap_jax import Scope, lookahead_masks
+
+NAMES = ["Dense_0", "Dense_1", "Dense_2"]
+LAYOUTS = {
+    "rows": P("a", None),
+    "columns": P(None, "a"),
+    "both": P("a", "b"),
+    "both, the other way": P("b", "a"),
+    "columns over all": P(None, ("a", "b")),
+    "rows over all": P(("a", "b"), None),
+    "replicated": P(),
+}
+KINDS = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
+
+
+class Collective(NamedTuple):
+    """An operation between devices: its kind, and how many numbers its largest result has."""
+
+    kind: str
+    numbers: int
+
+
+def collectives(hlo: str) -> list[Collective]:
+    found = []
+    for result, kind in re.findall(rf"= (.*?) ({KINDS})(?:-start)?\(", hlo):
+        shapes = re.findall(r"\w+\[([\d,]*)\]", result)
+        sizes = [math.prod(int(size) for size in shape.split(",") if size) for shape in shapes]
+        found.append(Collective(kind, max(sizes)))
+    return found
+
+
+def mesh(axis_type: AxisType = AxisType.Auto) -> Mesh:
+    devices = np.array(jax.devices("cpu")[:8]).reshape(4, 2)
+    return Mesh(devices, ("a", "b"), axis_types=(axis_type,) * 2)
+
+
+def network(ties: bool = False) -> Any:
+    rng = np.random.default_rng(7)
+    shapes = zip(NAMES, [(256, 384), (384, 512), (512, 128)], strict=True)
+    params = {name: {"kernel": rng.normal(size=shape).astype(np.float32)} for name, shape in shapes}
+    params["Dense_1"]["kernel"][5] *= 1e3
+    return jax.tree.map(np.round, params) if ties else params
+
+
+def masked(params: Any, **settings: Any) -> Any:
+    return lookahead_masks(params, NAMES, settings.pop("sparsity", 0.9), **settings)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "MP": {"method": "MP"},
+    "LAP": {},
+    "LAP-backward-seq": {"method": "LAP-backward-seq", "steps": 2},
+    "RP": {"method": "RP", "key": jax.random.key(3)},
+    "global": {"scope": "global"},
+    "channels": {"scope": Scope(unit="channel")},
+    "blocks": {"scope": Scope(unit=(4, 4))},
+    "2:4": {"method": "MP", "scope": Scope(group=(2, 4)), "sparsity": 0.5},
+}
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["", "ties"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_masks_are_those_of_one_device_and_lie_as_the_kernels(setting: str, ties: bool) -> None:
+    params = network(ties)
+    wanted = masked(params, **SETTINGS[setting])
+    for layout in LAYOUTS.values() if setting == "LAP" else [P("a", "b"), P(None, ("a", "b"))]:
+        sharding = NamedSharding(mesh(), layout)
+        found = masked(jax.device_put(params, sharding), **SETTINGS[setting])
+        for name in NAMES:
+            mask = found[name]["kernel"]
+            np.testing.assert_array_equal(mask, wanted[name]["kernel"], err_msg=f"{layout} {name}")
+            assert mask.sharding.is_equivalent_to(sharding, 2), layout
+
+
+@pytest.mark.parametrize("setting", ["MP", "LAP", "LAP-backward-seq", "global"])
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_no_weight_and_no_score_leaves_its_device(
+    layout: str, setting: str, record_property: Any
+) -> None:
+    """What crosses are counts of pivots, maxima, and sums per neuron: a thousand numbers here.
+
+    The smallest part of a kernel that a device holds has 8,192 weights; a gathered kernel, 65,536.
+    """
+    params = jax.device_put(network(), NamedSharding(mesh(), LAYOUTS[layout]))
+    compiled = jax.jit(lambda params: masked(params, **SETTINGS[setting])).lower(params).compile()
+    found = collectives(compiled.as_text())
+    largest = {kind: max(c.numbers for c in found if c.kind == kind) for kind, _ in found}
+    record_property("largest", largest)
+    print(f"{setting}, {layout}: {len(found)} collectives, largest {largest}")
+    assert bool(found) == (layout != "replicated")
+    assert max(largest.values(), default=0) <= 2048, largest
+
+
+def test_the_reading_of_the_program_sees_a_gathered_kernel() -> None:
+    """The test above can fail: a sort gathers the scores."""
+    sharded = jax.device_put(network(), NamedSharding(mesh(), P("a", "b")))["Dense_0"]["kernel"]
+    compiled = jax.jit(lambda w: jnp.sort(jnp.abs(w), axis=None)[1000]).lower(sharded).compile()
+    assert max(c.numbers for c in collectives(compiled.as_text())) >= 8192
+
+
+def test_experts_over_devices() -> None:
+    """Kernels with a leading axis of experts, each expert on a device of its own."""
+    sharding = NamedSharding(mesh(), P(("a", "b")))
+    experts = jax.tree.map(
+        lambda kernel: np.stack([np.roll(kernel, i) * (i + 1) for i in range(8)]), network()
+    )
+    pruned = jax.jit(jax.vmap(masked))
+    found = pruned(jax.device_put(experts, sharding))
+    wanted = pruned(experts)
+    for name in NAMES:
+        np.testing.assert_array_equal(found[name]["kernel"], wanted[name]["kernel"])
+        assert found[name]["kernel"].sharding.is_equivalent_to(sharding, 3)
+    program = pruned.lower(jax.device_put(experts, sharding)).compile().as_text()
+    assert max((c.numbers for c in collectives(program)), default=0) <= 2048
+
+
+def test_a_user_s_scores_stay_where_they_are() -> None:
+    scores = {name: np.abs(leaf["kernel"]) for name, leaf in network().items()}
+    sharding = NamedSharding(mesh(), P("a", "b"))
+    found = lap_jax.masks_from_scores(jax.device_put(scores, sharding), 0.8)
+    wanted = lap_jax.masks_from_scores(scores, 0.8)
+    for name, mask in found.items():
+        np.testing.assert_array_equal(mask, wanted[name])
+        assert mask.sharding.is_equivalent_to(sharding, 2)
