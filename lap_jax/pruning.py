@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
 
 from lap_jax import scores
 from lap_jax.chains import Layer, as_graph, norm_tensors
 from lap_jax.errors import PruningError
 from lap_jax.graphs import Graph, Node, Norm, nearest
+from lap_jax.meshes import Layouts, laid_out, layouts, on_any_mesh
 from lap_jax.paths import leaves_by_path, map_by_path
 from lap_jax.scopes import Contest, Scope, checked_scope, kept_units, select
 from lap_jax.selection import Scored
@@ -124,8 +124,8 @@ def lookahead_masks(
         np.uint32,
     )
     kernels, tensors = _inputs(graph, method, params, batch_stats, key)
-    layouts = _layouts(kernels.values())
-    masks, peaks = _masks(graph, method, scope, layouts, kernels, tensors, kept, key)
+    compiled = partial(_masks, graph, method, scope, layouts(kernels.values()))
+    masks, peaks = on_any_mesh(compiled, kernels, tensors, kept, key)
     _check_finite(graph, kernels, peaks, tensors)
     by_path = {layer.path: masks[layer.name] for layer in graph.layers}
     return map_by_path(lambda path, _: by_path.get(path, jnp.bool_(True)), params)
@@ -166,7 +166,8 @@ def masks_from_scores(tree: Any, sparsity: Sparsity, *, scope: str | Scope = "la
     shapes = {name: tuple(jnp.shape(leaf)) for name, leaf in leaves.items()}
     levels = sparsity_per_layer(sparsity, tuple(leaves))
     kept = np.array(kept_units(scope, shapes, levels), np.uint32)
-    masks, lowest = _select(scope, _layouts(leaves.values()), leaves, kept)
+    compiled = partial(_select, scope, layouts(leaves.values()))
+    masks, lowest = on_any_mesh(compiled, leaves, kept)
     for name, least in lowest.items():
         if not isinstance(least, jax.core.Tracer) and not least >= 0:
             raise PruningError(
@@ -208,7 +209,7 @@ def lookahead_scores(
             "score masked parameters with 'LAP'"
         )
     kernels, tensors = _inputs(graph, chosen, params, batch_stats, key)
-    found, peaks = _scores(graph, chosen, kernels, tensors, key)
+    found, peaks = on_any_mesh(partial(_scores, graph, chosen), kernels, tensors, key)
     _check_finite(graph, kernels, peaks, tensors)
     return found
 
@@ -218,7 +219,7 @@ def _masks(
     graph: Graph,
     method: Method,
     scope: Scope,
-    layouts: tuple[NamedSharding | None, ...],
+    lay: Layouts,
     kernels: dict[str, jax.Array],
     tensors: dict[str, Any],
     kept: jax.Array,
@@ -246,14 +247,14 @@ def _masks(
 
         if method.order is None or not looks:
             new = select(scope, {layer.name: contest(layer) for layer in graph.layers}, counts)
-            return _laid_out(layouts, new)
+            return laid_out(lay, new)
         new = {}
         for layer in ordered:
             count = counts[places[layer.name]]
             new |= select(scope, {layer.name: contest(layer)}, count[None])
             kernel = jnp.where(new[layer.name], pruned[layer.name], 0)
             flows = {**flows, layer.name: scores.flow(layer, kernel, peaks[layer.name])}
-        return _laid_out(layouts, {layer.name: new[layer.name] for layer in graph.layers})
+        return laid_out(lay, {layer.name: new[layer.name] for layer in graph.layers})
 
     masks = prune(None, kept[0])
     if method.steps > 1:
@@ -298,35 +299,14 @@ def _scored(
 @partial(jax.jit, static_argnums=(0, 1))
 def _select(
     scope: Scope,
-    layouts: tuple[NamedSharding | None, ...],
+    lay: Layouts,
     leaves: dict[str, jax.Array],
     kept: jax.Array,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Select among given scores. Also return the least of each array."""
     contests = {name: Contest(scores.widen, (leaf,), leaf.shape) for name, leaf in leaves.items()}
-    masks = _laid_out(layouts, select(scope, contests, kept))
+    masks = laid_out(lay, select(scope, contests, kept))
     return masks, {name: jnp.min(lax.optimization_barrier(leaf)) for name, leaf in leaves.items()}
-
-
-def _laid_out(
-    layouts: tuple[NamedSharding | None, ...], masks: dict[str, jax.Array]
-) -> dict[str, jax.Array]:
-    """Lay the masks out over the devices as the kernels are."""
-    return {
-        name: mask if layout is None else lax.with_sharding_constraint(mask, layout)
-        for (name, mask), layout in zip(masks.items(), layouts, strict=True)
-    }
-
-
-def _layouts(arrays: Iterable[Any]) -> tuple[NamedSharding | None, ...]:
-    """Return how arrays lie over several devices, where that can be seen."""
-    shardings = [getattr(array, "sharding", None) for array in arrays]
-    return tuple(
-        sharding
-        if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh)
-        else None
-        for sharding in shardings
-    )
 
 
 def _flows(

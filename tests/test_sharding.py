@@ -139,3 +139,32 @@ def test_a_user_s_scores_stay_where_they_are() -> None:
     for name, mask in found.items():
         np.testing.assert_array_equal(mask, wanted[name])
         assert mask.sharding.is_equivalent_to(sharding, 2)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("setting", ["LAP", "LAP-backward-seq", "global", "2:4"])
+def test_explicit_axes(setting: str, jitted: bool) -> None:
+    """The default of `jax.make_mesh`."""
+    params = network()
+    sharding = NamedSharding(mesh(AxisType.Explicit), P("a", "b"))
+    placed = jax.device_put(params, sharding)
+
+    def pruned(params: Any) -> Any:
+        masks = masked(params, **SETTINGS[setting])
+        return masks, lap_jax.apply_masks(params, masks)
+
+    masks, kept = (jax.jit(pruned) if jitted else pruned)(placed)
+    wanted = masked(params, **SETTINGS[setting])
+    for name in NAMES:
+        np.testing.assert_array_equal(masks[name]["kernel"], wanted[name]["kernel"])
+        assert masks[name]["kernel"].sharding.is_equivalent_to(sharding, 2)
+        assert kept[name]["kernel"].sharding.is_equivalent_to(sharding, 2)
+
+
+def test_scores_on_explicit_axes() -> None:
+    placed = jax.device_put(network(), NamedSharding(mesh(AxisType.Explicit), P("a", "b")))
+    found = lap_jax.lookahead_scores(placed, NAMES)
+    for name, wanted in lap_jax.lookahead_scores(network(), NAMES).items():
+        np.testing.assert_array_equal(found[name], wanted)
+    masks = lap_jax.masks_from_scores(found, 0.5)
+    assert int(masks["Dense_0"].sum()) == 256 * 384 // 2

@@ -1,0 +1,1 @@
+"""How fast masks are made: `python -m experiments.benchmarks`."""

@@ -1,0 +1,124 @@
+"""Command line of the benchmarks: masks, scale."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from experiments.benchmarks.scale import Scale, scale
+from experiments.results import write_atomically
+from lap_jax import PruningError
+
+GROWTH = (1e6, 3e6, 1e7, 3e7, 1e8)
+GROWING = (
+    "floor",
+    "MP",
+    "LAP",
+    "numpy.partition",
+    "jnp.sort",
+    "torch l1_unstructured",
+    "JaxPruner",
+)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Time our masks and others' on the same weights, in turn, in one run."""
+
+    workloads: tuple[Literal["vgg19", "resnet18", "matrix", "stack"], ...] = ("vgg19", "resnet18")
+    """vgg19: 20M weights; resnet18: 11M; matrix: one of 100M; stack: ten of 100M (40 GB free)."""
+    entries: tuple[str, ...] = ()
+    """Which rows; by default all."""
+    rounds: int = 9
+    """Calls of each, after the first; three of those that take more than a second."""
+    growth: bool = True
+    """Also time square matrices of 1M to 100M weights and draw the picture."""
+    memory: bool = False
+    """Also measure the peak memory of each entry, in a process of its own."""
+    jaxpruner: Path | None = None
+    """Folder of a JaxPruner checkout."""
+    reference: Path | None = None
+    """Folder of a checkout of the paper's own program (PyTorch)."""
+    out: Path = Path("results/benchmark-masks")
+    """Folder for masks.md, masks.csv and growth.png."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    command = tyro.cli(Masks | Scale, prog="python -m experiments.benchmarks", args=arguments)
+    try:
+        if isinstance(command, Scale):
+            print(scale(command))
+        else:
+            masks(command)
+    except (ValueError, PruningError, OSError, subprocess.CalledProcessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def masks(command: Masks) -> None:
+    """Time, print and write."""
+    from experiments.benchmarks import masks as timing
+    from experiments.benchmarks.entries import Peers, entries
+    from experiments.benchmarks.workloads import WORKLOADS, square
+
+    peers = Peers(command.jaxpruner, command.reference)
+    known = list(entries(square(256), peers))
+    for name in command.entries:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known
+            raise ValueError(f"--entries: unknown {name!r}; nearest: {', '.join(close)}")
+    if command.rounds < 1:
+        raise ValueError(f"--rounds is {command.rounds}: expected 1 or more")
+    names = [name for name in known if not command.entries or name in command.entries]
+    command.out.mkdir(parents=True, exist_ok=True)
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    parts, found = [timing.hardware()], []
+    for workload in command.workloads:
+        timings = timing.measure(WORKLOADS[workload](), names, peers, command.rounds, say)
+        if command.memory:
+            timings = [
+                each._replace(memory=timing.peak_memory(workload, each.name, peers))
+                if each.seconds
+                else each
+                for each in timings
+            ]
+        found += timings
+        parts.append(timing.table(timings))
+    if command.growth:
+        from experiments.benchmarks.growth import growth_table, plot
+
+        grown = []
+        growing = [name for name in names if name in GROWING]
+        for size in GROWTH:
+            grown += timing.measure(square(int(size)), growing, peers, min(command.rounds, 5), say)
+        found += grown
+        parts.append(growth_table(grown))
+        plot(grown, command.out / "growth.png")
+    text = "\n\n".join(parts) + "\n"
+    write_atomically(command.out / "masks.md", text.encode())
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["workload", "weights", "entry", "call", "seconds"])
+    for each in found:
+        for number, seconds in enumerate((each.first, *each.seconds)):
+            writer.writerow([each.workload, each.size, each.name, number, f"{seconds:.6g}"])
+    write_atomically(command.out / "masks.csv", lines.getvalue().encode())
+    print(f"\n{text}\nwritten to {command.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
