@@ -256,9 +256,11 @@ def _masks(
             flows = {**flows, layer.name: scores.flow(layer, kernel, peaks[layer.name])}
         return laid_out(lay, {layer.name: new[layer.name] for layer in graph.layers})
 
-    masks = prune(None, kept[0])
-    if method.steps > 1:
-        masks = lax.fori_loop(1, method.steps, lambda step, masks: prune(masks, kept[step]), masks)
+    if method.steps == 1:
+        return prune(None, kept[0]), peaks
+    # The first step starts from full masks, rather than being compiled apart from the others.
+    full = {name: jnp.ones(kernel.shape, bool) for name, kernel in kernels.items()}
+    masks = lax.fori_loop(0, method.steps, lambda step, masks: prune(masks, kept[step]), full)
     return masks, peaks
 
 

@@ -102,10 +102,13 @@ def keep_largest_each(
     def reaching(pivots: jax.Array, is_open: jax.Array) -> jax.Array:
         return _of_each(keys_of, operands, pivots, is_open)
 
-    samples = [
-        [_thin(keys) for keys in keys_of(problem, each)] for problem, each in enumerate(operands)
-    ]
-    guess = _guess(samples, wanted, sizes, bottom, top)
+    guess = None
+    if max(totals) > 4 * _SAMPLE:
+        samples = [
+            [_thin(keys) for keys in keys_of(problem, each)]
+            for problem, each in enumerate(operands)
+        ]
+        guess = _guess(samples, wanted, sizes, bottom, top)
     threshold, reach, above = _search(reaching, wanted, sizes, bottom, top, guess)
 
     # Now ``above`` < wanted <= ``reach``, and either all that reach the threshold stay, or those
@@ -209,8 +212,9 @@ def _guess(
     rank = wanted.astype(jnp.float32) * (sampled / sizes)
     margin = 4 * jnp.sqrt(rank * jnp.maximum(1 - rank / sampled, 0)) + 2
 
-    def reaching(pivots: jax.Array, is_open: jax.Array) -> jax.Array:
-        return _of_each(lambda _, keys: keys, samples, pivots, is_open)
+    def reaching(pivots: jax.Array, _: jax.Array) -> jax.Array:
+        each = zip(samples, pivots, strict=True)
+        return jnp.stack([_count_reaching(keys, own) for keys, own in each])
 
     def at(rank: jax.Array) -> jax.Array:
         whole = jnp.clip(rank.astype(jnp.int32), 1, sampled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import types
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -200,7 +201,10 @@ def _jaxpruner(kernels: list[np.ndarray], folder: Path | None) -> Call:
 def _reference(kernels: list[np.ndarray], folder: Path | None) -> Call:
     if folder is None:
         raise Unavailable("needs --reference FOLDER")
-    sys.path.insert(0, str(folder))
+    # The package without its __init__, which asks for old libraries that this part has no use of.
+    package = types.ModuleType("method")
+    package.__path__ = [str(folder / "method")]
+    sys.modules["method"] = package
     try:
         torch = importlib.import_module("torch")
         method = importlib.import_module("method.laprune").LAP

@@ -25,7 +25,7 @@ class Workload(NamedTuple):
 
 
 def vgg19() -> Workload:
-    """Return VGG-19 for CIFAR-10: 16 convolutions and one dense layer, 20,024,000 weights."""
+    """Return VGG-19 for CIFAR-10: 16 convolutions and one dense layer, 20M weights."""
     widths = [64, 64, 128, 128, *[256] * 4, *[512] * 8]
     return _convolutions("vgg19", [3, *widths])
 
