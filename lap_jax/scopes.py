@@ -12,7 +12,7 @@ from jax import lax
 
 from lap_jax.errors import PruningError
 from lap_jax.graphs import nearest
-from lap_jax.norms import add_up, near_largest, sum_squares
+from lap_jax.norms import add_up, in_memory, near_largest, sum_squares
 from lap_jax.selection import Scored, keep_largest_each
 from lap_jax.sparsity import kept_count
 
@@ -240,15 +240,20 @@ def _largest_of_groups(
 
 
 def _by_norm(contest: Contest) -> Contest:
-    scores = contest.function(*contest.operands)
-    near = near_largest(scores)
-    total = sum_squares(scores, -1, near)
-    for _ in range(scores.ndim - 1):
+    def scores() -> jax.Array:
+        # A barrier for each use: shared, the scores would be written to memory.
+        return contest.function(*lax.optimization_barrier(contest.operands))
+
+    near = near_largest(scores())
+    folded = scores().reshape(-1, *contest.shape[-2:])
+    total = in_memory(sum_squares(folded, 0, near), near)
+    while total.ndim:
         total = add_up(total, -1)
     scale = near * jnp.sqrt(total)
+    factor = jnp.where(scale > 0, 1 / scale, 1)
     return contest._replace(
-        function=lambda scale, *operands: contest.function(*operands) / scale,
-        operands=(jnp.where(scale > 0, scale, 1), *contest.operands),
+        function=lambda factor, *operands: contest.function(*operands) * factor,
+        operands=(factor, *contest.operands),
     )
 
 
