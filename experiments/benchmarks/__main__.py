@@ -41,7 +41,7 @@ class Masks:
     rounds: int = 9
     """Calls of each, after the first; three of those that take more than a second."""
     growth: bool = True
-    """Also time square matrices of 1M to 100M weights and draw the picture."""
+    """Also time squares matrices of 1M to 100M weights and draw the picture."""
     memory: bool = False
     """Also measure the peak memory of each entry, in a process of its own."""
     jaxpruner: Path | None = None
@@ -70,10 +70,10 @@ def masks(command: Masks) -> None:
     """Time, print and write."""
     from experiments.benchmarks import masks as timing
     from experiments.benchmarks.entries import Peers, entries
-    from experiments.benchmarks.workloads import WORKLOADS, square
+    from experiments.benchmarks.workloads import WORKLOADS, squares
 
     peers = Peers(command.jaxpruner, command.reference)
-    known = list(entries(square(256), peers))
+    known = list(entries(squares(256), peers))
     for name in command.entries:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known
@@ -104,7 +104,7 @@ def masks(command: Masks) -> None:
         grown = []
         growing = [name for name in names if name in GROWING]
         for size in GROWTH:
-            grown += timing.measure(square(int(size)), growing, peers, min(command.rounds, 5), say)
+            grown += timing.measure(squares(int(size)), growing, peers, min(command.rounds, 5), say)
         found += grown
         parts.append(growth_table(grown))
         plot(grown, command.out / "growth.png")

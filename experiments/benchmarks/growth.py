@@ -10,12 +10,17 @@ from pathlib import Path
 from experiments.benchmarks.masks import Timing, exponent
 from experiments.results import write_atomically
 
+COLOURS = {
+    "floor": "black", "MP": "tab:red", "LAP": "tab:green", "jnp.sort": "tab:blue",
+    "numpy.partition": "tab:orange", "torch l1_unstructured": "tab:purple", "JaxPruner": "tab:brown",
+}  # fmt: skip
+
 
 def growth_table(timings: Sequence[Timing]) -> str:
     """Return Markdown: milliseconds by size, and the exponent of the growth."""
     sizes = sorted({timing.size for timing in timings})
     lines = [
-        "| one matrix, median ms | "
+        "| three matrices, median ms | "
         + " | ".join(f"{s / 1e6:.0f}M" for s in sizes)
         + " | exponent |",
         "|---|" + "---:|" * (len(sizes) + 1),
@@ -36,15 +41,15 @@ def plot(timings: Sequence[Timing], path: Path) -> None:
         ours = name in ("MP", "LAP")
         axes.plot(
             list(points), list(points.values()), marker=marker, linewidth=2.2 if ours else 1.2,
-            color={"MP": "tab:red", "LAP": "tab:green", "floor": "black"}.get(name),
+            color=COLOURS.get(name, "gray"),
             linestyle="--" if name == "floor" else "-",
             label=f"{'lap_jax ' if ours else ''}{name} ({_exponent(points)})",
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("weights of one matrix")
-    axes.set_ylabel("seconds from weights to mask (median)")
-    axes.set_title("Time to make a mask, and the exponent of its growth")
+    axes.set_xlabel("weights of three matrices")
+    axes.set_ylabel("seconds from weights to masks (median)")
+    axes.set_title("Time to make masks, and the exponent of its growth")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=9)
     content = io.BytesIO()

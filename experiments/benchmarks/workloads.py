@@ -42,9 +42,9 @@ def matrices(name: str, width: int, count: int = 1) -> Workload:
     return Workload(name, [rng.standard_normal(shape, np.float32) for _ in range(count)])
 
 
-def square(size: int) -> Workload:
-    """Return one matrix of about ``size`` weights; its side is a multiple of 16."""
-    return matrices(f"{size:,}", 16 * round(math.sqrt(size) / 16))
+def squares(size: int) -> Workload:
+    """Return three matrices of about ``size`` weights in all; their sides are multiples of 16."""
+    return matrices(f"{size:,}", 16 * max(round(math.sqrt(size / 3) / 16), 1), 3)
 
 
 def _convolutions(name: str, widths: list[int]) -> Workload:

@@ -9,9 +9,9 @@ import pytest
 from experiments.benchmarks.__main__ import main
 from experiments.benchmarks.entries import Peers, entries, kept, miscount
 from experiments.benchmarks.masks import Timing, exponent, table
-from experiments.benchmarks.workloads import Workload, square, vgg19
+from experiments.benchmarks.workloads import Workload, squares, vgg19
 
-TINY = Workload("tiny", [square(4096).kernels[0], square(4096).kernels[0] * 2])
+TINY = squares(4096)._replace(name="tiny")
 
 
 def test_vgg19_has_its_weights():
@@ -27,7 +27,7 @@ def test_vgg19_has_its_weights():
              "numpy.partition"]
 )  # fmt: skip
 def test_every_entry_keeps_as_many(name):
-    workload = square(4096)
+    workload = squares(4096)
     assert miscount(name, workload, entries(workload, Peers())[name]()()) == 0
 
 
