@@ -11,9 +11,14 @@ from experiments.benchmarks.masks import Timing, exponent
 from experiments.results import write_atomically
 
 COLOURS = {
-    "floor": "black", "MP": "tab:red", "LAP": "tab:green", "jnp.sort": "tab:blue",
-    "numpy.partition": "tab:orange", "torch l1_unstructured": "tab:purple", "JaxPruner": "tab:brown",
-}  # fmt: skip
+    "floor": "black",
+    "MP": "tab:red",
+    "LAP": "tab:green",
+    "jnp.sort": "tab:blue",
+    "numpy.partition": "tab:orange",
+    "torch l1_unstructured": "tab:purple",
+    "JaxPruner": "tab:brown",
+}
 
 
 def growth_table(timings: Sequence[Timing]) -> str:
