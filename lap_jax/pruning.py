@@ -163,6 +163,8 @@ def masks_from_scores(tree: Any, sparsity: Sparsity, *, scope: str | Scope = "la
             raise PruningError(
                 f"the scores of {name!r} are {jnp.result_type(leaf)}: expected floating point"
             )
+        if jnp.size(leaf) == 0:
+            raise PruningError(f"{name!r} of shape {jnp.shape(leaf)} holds no scores: leave it out")
     shapes = {name: tuple(jnp.shape(leaf)) for name, leaf in leaves.items()}
     levels = sparsity_per_layer(sparsity, tuple(leaves))
     kept = np.array(kept_units(scope, shapes, levels), np.uint32)
