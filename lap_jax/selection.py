@@ -280,14 +280,14 @@ def _thin(keys: jax.Array) -> jax.Array:
 
     Strides are powers of two and at most 16, so that on a mesh each device finds its own part.
     """
-    while keys.size > _SAMPLE:
-        strides = [math.gcd(size, _LARGEST_STRIDE) for size in keys.shape]
-        if max(strides, default=1) == 1:
-            longest = max(range(keys.ndim), key=lambda axis: keys.shape[axis])
-            return lax.slice_in_dim(keys, 0, None, -(-keys.size // _SAMPLE), longest)
-        axis = max(range(keys.ndim), key=lambda axis: (strides[axis], keys.shape[axis]))
-        stride = min(strides[axis], 2)
-        split = keys.reshape(*keys.shape[:axis], -1, stride, *keys.shape[axis + 1 :])
+    left = [math.gcd(size, _LARGEST_STRIDE) for size in keys.shape]
+    if keys.size > _SAMPLE and max(left, default=1) == 1:
+        longest = max(range(keys.ndim), key=lambda axis: keys.shape[axis])
+        return lax.slice_in_dim(keys, 0, None, -(-keys.size // _SAMPLE), longest)
+    while keys.size > _SAMPLE and max(left) > 1:
+        axis = max(range(keys.ndim), key=lambda axis: (left[axis] > 1, keys.shape[axis]))
+        left[axis] //= 2
+        split = keys.reshape(*keys.shape[:axis], -1, 2, *keys.shape[axis + 1 :])
         keys = lax.index_in_dim(split, 0, axis + 1, keepdims=False)
     return keys
 
