@@ -24,14 +24,21 @@ def euclidean(x: jax.Array, axis: int) -> jax.Array:
     return near * jnp.sqrt(sum_squares(x, axis, near))
 
 
-def sum_squares(x: jax.Array, axis: int, scale: jax.Array) -> jax.Array:
-    """Return ``((x / scale)**2).sum(axis)``, in an order that only the size of the axis decides."""
-    return _add_up(x, axis, lambda part: _square(part / scale))
+def sum_squares(
+    x: jax.Array, axis: int, scale: jax.Array, among: jax.Array | None = None
+) -> jax.Array:
+    """Return ``((x / scale)**2).sum(axis)``, in an order that only the size of the axis decides.
+
+    With ``among``, of the shape of ``x``, only over the entries where it is true.
+    """
+    if among is None:
+        return _add_up((x,), axis, lambda part: _square(part / scale))
+    return _add_up((x, among), axis, lambda part, own: jnp.where(own, _square(part / scale), 0))
 
 
 def add_up(x: jax.Array, axis: int) -> jax.Array:
     """Return ``x.sum(axis)``, in an order that only the size of the axis decides."""
-    return _add_up(x, axis, lambda part: part)
+    return _add_up((x,), axis, lambda part: part)
 
 
 def _square(x: jax.Array) -> jax.Array:
@@ -44,28 +51,35 @@ def _square(x: jax.Array) -> jax.Array:
     return lax.reduce_precision(x * x, info.nexp, info.nmant - 1)
 
 
-def _add_up(x: jax.Array, axis: int, first: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Add up what ``first`` makes of the entries.
+def _add_up(arrays: tuple[jax.Array, ...], axis: int, first: Callable[..., jax.Array]) -> jax.Array:
+    """Add up what ``first`` makes of the entries of arrays of one shape.
 
     A few neighbours at a time: where devices share the axis, each adds up its own, down to an array
     that is small. Slices come before ``first``, so that XLA's CPU backend fuses all into one pass.
     """
-    axis %= x.ndim
-    while (size := x.shape[axis]) > 1:
+    axis %= arrays[0].ndim
+    while (size := arrays[0].shape[axis]) > 1:
         count = size if size <= _AT_ONCE else _count(size)
-        if size % count:
-            widths = [(0, 0)] * x.ndim
-            widths[axis] = (0, -size % count)
-            x = jnp.pad(x, widths)
-        # Split, then index: a slice with a stride would move numbers between devices, and XLA's
-        # partitioner gets some of them wrong.
-        split = x.reshape(*x.shape[:axis], -1, count, *x.shape[axis + 1 :])
+        splits = [_split(x, axis, count) for x in arrays]
         parts = [
-            first(lax.index_in_dim(split, place, axis + 1, keepdims=False))
+            first(*(lax.index_in_dim(x, place, axis + 1, keepdims=False) for x in splits))
             for place in range(count)
         ]
-        x, first = functools.reduce(lax.add, parts), lambda part: part
-    return first(x).squeeze(axis)
+        arrays, first = (functools.reduce(lax.add, parts),), lambda part: part
+    return first(*arrays).squeeze(axis)
+
+
+def _split(x: jax.Array, axis: int, count: int) -> jax.Array:
+    """View an axis as ``[parts, count]``, filled up with zeros.
+
+    To be indexed: a slice with a stride would move numbers between devices, and XLA's partitioner
+    gets some of them wrong.
+    """
+    if x.shape[axis] % count:
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (0, -x.shape[axis] % count)
+        x = jnp.pad(x, widths)
+    return x.reshape(*x.shape[:axis], -1, count, *x.shape[axis + 1 :])
 
 
 def _count(size: int) -> int:

@@ -237,13 +237,16 @@ def _masks(
     places = {layer.name: index for index, layer in enumerate(graph.layers)}
 
     def prune(masks: dict[str, jax.Array] | None, counts: jax.Array) -> dict[str, jax.Array]:
-        pruned = kernels if masks is None else _masked(kernels, masks)
-        flows = _flows(graph, pruned, peaks) if looks else {}
+        weights = kernels
+        if masks is not None:
+            # The barrier keeps XLA from lifting |w| of all layers out of the loop, into memory.
+            weights, counts = lax.optimization_barrier((kernels, counts))
+        flows = _flows(graph, weights, peaks, masks) if looks else {}
 
         def contest(layer: Node) -> Contest:
             among = None if masks is None else masks[layer.name]
             function, operands = _scored(
-                graph, layer, method, pruned[layer.name], flows, gains, key, rescale
+                graph, layer, method, weights[layer.name], flows, gains, key, rescale
             )
             return Contest(function, operands, layer.shape, among)
 
@@ -254,8 +257,8 @@ def _masks(
         for layer in ordered:
             count = counts[places[layer.name]]
             new |= select(scope, {layer.name: contest(layer)}, count[None])
-            kernel = jnp.where(new[layer.name], pruned[layer.name], 0)
-            flows = {**flows, layer.name: scores.flow(layer, kernel, peaks[layer.name])}
+            flow = scores.flow(layer, weights[layer.name], peaks[layer.name], new[layer.name])
+            flows = {**flows, layer.name: flow}
         return laid_out(lay, {layer.name: new[layer.name] for layer in graph.layers})
 
     if method.steps == 1:
@@ -314,22 +317,19 @@ def _select(
 
 
 def _flows(
-    graph: Graph, kernels: Mapping[str, jax.Array], peaks: Mapping[str, jax.Array]
+    graph: Graph,
+    kernels: Mapping[str, jax.Array],
+    peaks: Mapping[str, jax.Array],
+    masks: Mapping[str, jax.Array] | None = None,
 ) -> scores.Flows:
     return {
-        layer.name: scores.flow(layer, kernels[layer.name], peaks[layer.name])
-        for layer in graph.layers
+        name: scores.flow(graph[name], kernel, peaks[name], masks[name] if masks else None)
+        for name, kernel in kernels.items()
     }
 
 
 def _gains(graph: Graph, tensors: Mapping[str, Any]) -> dict[str, jax.Array]:
     return {name: scores.gain(graph[name], parts) for name, parts in tensors.items()}
-
-
-def _masked(
-    kernels: Mapping[str, jax.Array], masks: Mapping[str, jax.Array]
-) -> dict[str, jax.Array]:
-    return {name: jnp.where(masks[name], kernel, 0) for name, kernel in kernels.items()}
 
 
 def _warn_if_cancelled(method: Method, scope: Scope) -> None:

@@ -98,7 +98,9 @@ def sides(
     return Sides(before, after)
 
 
-def flow(layer: Node, kernel: jax.Array, peak: jax.Array) -> tuple[jax.Array, jax.Array]:
+def flow(
+    layer: Node, kernel: jax.Array, peak: jax.Array, mask: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Return norms of a kernel: per input neuron ``[in]`` and per output neuron ``[out]``.
 
     ``in[j] = ||W[:, j]||_F`` in the paper's notation (weights that leave input neuron ``j``),
@@ -108,15 +110,19 @@ def flow(layer: Node, kernel: jax.Array, peak: jax.Array) -> tuple[jax.Array, ja
       layer: whose kernel it is.
       kernel: ``(*window, in / groups, out)``.
       peak: its largest ``|w|``, or that of another kernel on the same scale.
+      mask: if given, the weights that still count.
     """
     near = power_of_two(peak)
-    window = widen(kernel).reshape(-1, *kernel.shape[-2:])
-    if len(window) > 1:
-        spread = in_memory(sum_squares(window, 0, near), peak)  # [in / groups, out]
+    window = (-1, *kernel.shape[-2:])
+    kernel, mask = widen(kernel).reshape(window), None if mask is None else mask.reshape(window)
+    if len(kernel) > 1:
+        spread = in_memory(sum_squares(kernel, 0, near, mask), peak)  # [in / groups, out]
         arriving, leaving = add_up(spread, 0), add_up(_by_group(spread, layer.groups), -1)
     else:
-        arriving = sum_squares(window[0], 0, near)
-        leaving = sum_squares(_by_group(window[0], layer.groups), -1, near)
+        kernel, mask = kernel[0], None if mask is None else mask[0]
+        arriving = sum_squares(kernel, 0, near, mask)
+        grouped = None if mask is None else _by_group(mask, layer.groups)
+        leaving = sum_squares(_by_group(kernel, layer.groups), -1, near, grouped)
     leaving = leaving.reshape(-1)
     return near * jnp.sqrt(leaving), near * jnp.sqrt(arriving)
 
