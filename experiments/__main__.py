@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,10 +124,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BadFlag, DataError, PruningError, ResultsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on where this one stopped", file=sys.stderr)
-        return INTERRUPTED
     return 0
+
+
+def interrupted(*_: object) -> None:
+    """End the process, on SIGINT.
+
+    At once, because whatever is on disk is whole at every moment. Python's own way, an exception,
+    is lost where it is raised inside a callback, and takes the interpreter down around XLA's
+    threads, which crash.
+    """
+    shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor, which a bar hides
+    text = f"{shown}\ninterrupted: the same command goes on where this one stopped\n"
+    os.write(2, text.encode())  # not print: the signal may have come in the middle of one
+    os._exit(INTERRUPTED)
 
 
 def run(command: Run) -> None:
@@ -233,10 +244,5 @@ def _draw(results: list[Result], path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    status = main()
-    if status == INTERRUPTED:
-        # XLA may still be compiling or computing, and crashes if Python is taken down around it.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+    signal.signal(signal.SIGINT, interrupted)
+    sys.exit(main())

@@ -2,6 +2,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -92,15 +93,6 @@ def test_no_method_is_an_error():
         trials_of(Run(methods=()))
 
 
-def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("experiments.datasets.load", interrupted)
-    assert main(["run", "--out", str(tmp_path / "run")]) == 130
-    assert "goes on where this one stopped" in capsys.readouterr().err
-
-
 def test_a_folder_of_two_settings_shows_and_draws_both(capsys, tmp_path):
     for steps, error in ((5, 0.1), (7, 0.9)):
         trial = Trial("fcn", "relu", "digits", "MP", 4, 0, steps, 5, 60, 1e-3)
@@ -138,14 +130,16 @@ def test_a_folder_that_cannot_be_made(capsys, tmp_path):
     assert "name another folder" in capsys.readouterr().err
 
 
-def test_an_interrupted_process_exits_with_the_status_of_sigint(tmp_path):
+@pytest.mark.parametrize("moment", [0.0, 0.5, 4.0])
+def test_an_interrupted_process_exits_with_the_status_of_sigint(tmp_path, moment):
     """XLA computes on threads of its own: taken down in the middle, the process would crash."""
     run = [sys.executable, "-u", "-m", "experiments", "run", "--methods", "MP", "--out", tmp_path]
     with subprocess.Popen(
         run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert "to do" in process.stdout.readline()
+        time.sleep(moment)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate()
+        _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "goes on where this one stopped" in error
