@@ -67,6 +67,7 @@ def lookahead_masks(
     scope: str | Scope = "layer",
     batch_stats: Any | None = None,
     key: jax.Array | None = None,
+    masks: Any | None = None,
 ) -> Any:
     """Return the masks of a pruned network (Algorithm 1 and the variants of Section 2.3).
 
@@ -85,6 +86,8 @@ def lookahead_masks(
         ``Scope(group=(2, 4))`` or ``Scope(unit="channel")``.
       batch_stats: running statistics of the batch norms in the chain.
       key: PRNG key, for random scores.
+      masks: of an earlier pruning. What they removed stays removed, and counts as zero in the norms
+        of the neighbours.
 
     Returns:
       A tree of the structure of ``params``: for the kernels in the chain a boolean array of the
@@ -95,9 +98,10 @@ def lookahead_masks(
 
     Raises:
       PruningError: for a chain that does not fit the parameters (see `lap_jax.chain`); an unknown
-        method or scope; a bad sparsity; a missing key or missing ``batch_stats``; NaN or infinite
-        weights. Under a trace values cannot be seen: there, a NaN score ranks highest, so that the
-        weight stays where it shows; the counts remain exact.
+        method or scope; a bad sparsity, or one that keeps more than ``masks`` left; a missing key
+        or missing ``batch_stats``; NaN or infinite weights. Under a trace values cannot be seen:
+        there, a NaN score ranks highest, so that the weight stays where it shows; the counts remain
+        exact.
 
     Example:
       >>> params = {name: {"kernel": jnp.ones((8, 8))} for name in ("Dense_0", "Dense_1")}
@@ -106,7 +110,7 @@ def lookahead_masks(
       16
     """
     graph = as_graph(params, chain, batch_stats)
-    method = _method(method, steps)
+    method = checked_method(method, steps)
     scope = checked_scope(scope)
     levels = sparsity_per_layer(sparsity, graph.names)
     if scope.compare == "global" and method.order is not None:
@@ -115,20 +119,37 @@ def lookahead_masks(
             "once: use 'LAP' with steps, or scope='layer'"
         )
     _warn_if_cancelled(method, scope)
+    kept = kept_by_step(graph, method, scope, levels)
+    start = None if masks is None else _earlier(graph, scope, masks, kept[-1])
+    by_path = masks_by_path(graph, method, scope, params, kept, batch_stats, key, start)
+    return map_by_path(lambda path, _: by_path.get(path, jnp.bool_(True)), params)
+
+
+def kept_by_step(graph: Graph, method: Method, scope: Scope, levels: Sequence[float]) -> np.ndarray:
+    """Return how many units stay after each step: uint32 ``[steps, layers]`` (global: 1 layer)."""
     shapes = {layer.name: layer.shape for layer in graph.layers}
-    kept = np.array(
-        [
-            kept_units(scope, shapes, levels, step / method.steps)
-            for step in range(1, method.steps + 1)
-        ],
-        np.uint32,
+    steps = range(1, method.steps + 1)
+    return np.array(
+        [kept_units(scope, shapes, levels, step / method.steps) for step in steps], np.uint32
     )
+
+
+def masks_by_path(
+    graph: Graph, method: Method, scope: Scope, params: Any, kept: Any,
+    batch_stats: Any | None, key: jax.Array | None, start: dict[str, jax.Array] | None,
+) -> dict[str, jax.Array]:  # fmt: skip
+    """Return the masks of the kernels in the graph.
+
+    Args:
+      graph, method, scope, params, batch_stats, key: checked, as in `lookahead_masks`.
+      kept: from `kept_by_step`; may be traced.
+      start: by layer name, what an earlier pruning left.
+    """
     kernels, tensors = _inputs(graph, method, params, batch_stats, key)
     compiled = partial(_masks, graph, method, scope, layouts(kernels.values()))
-    masks, peaks = on_any_mesh(compiled, kernels, tensors, kept, key)
+    masks, peaks = on_any_mesh(compiled, kernels, tensors, kept, key, start)
     _check_finite(graph, kernels, peaks, tensors)
-    by_path = {layer.path: masks[layer.name] for layer in graph.layers}
-    return map_by_path(lambda path, _: by_path.get(path, jnp.bool_(True)), params)
+    return {layer.path: masks[layer.name] for layer in graph.layers}
 
 
 def masks_from_scores(tree: Any, sparsity: Sparsity, *, scope: str | Scope = "layer") -> Any:
@@ -204,7 +225,7 @@ def lookahead_scores(
         scores depend on what is pruned already.
     """
     graph = as_graph(params, chain, batch_stats)
-    chosen = _method(method, None)
+    chosen = checked_method(method, None)
     if chosen.order is not None or chosen.steps > 1:
         raise PruningError(
             f"method {method!r} scores weights on what is pruned already: use lookahead_masks, or "
@@ -226,6 +247,7 @@ def _masks(
     tensors: dict[str, Any],
     kept: jax.Array,
     key: jax.Array | None,
+    start: dict[str, jax.Array] | None,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Prune all layers; ``kept`` is [steps, layers]. Also return each layer's largest ``|w|``."""
     peaks = {name: scores.peak(kernel) for name, kernel in kernels.items()}
@@ -262,11 +284,18 @@ def _masks(
         return laid_out(lay, {layer.name: new[layer.name] for layer in graph.layers})
 
     if method.steps == 1:
-        return prune(None, kept[0]), peaks
+        return _both(prune(start, kept[0]), start), peaks
     # The first step starts from full masks, rather than being compiled apart from the others.
-    full = {name: jnp.ones(kernel.shape, bool) for name, kernel in kernels.items()}
-    masks = lax.fori_loop(0, method.steps, lambda step, masks: prune(masks, kept[step]), full)
+    full = start or {name: jnp.ones(kernel.shape, bool) for name, kernel in kernels.items()}
+    masks = lax.fori_loop(
+        0, method.steps, lambda step, masks: _both(prune(masks, kept[step]), start), full
+    )
     return masks, peaks
+
+
+def _both(masks: dict[str, jax.Array], start: dict[str, jax.Array] | None) -> dict[str, jax.Array]:
+    """Return what both keep: a step may allow for more than an earlier pruning left."""
+    return masks if start is None else {name: masks[name] & start[name] for name in masks}
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -348,7 +377,7 @@ def _warn_if_cancelled(method: Method, scope: Scope) -> None:
         )
 
 
-def _method(method: str | Method, steps: int | None) -> Method:
+def checked_method(method: str | Method, steps: int | None = None) -> Method:
     """Look a method up by name, put in the number of steps and check every choice."""
     if isinstance(method, str):
         if method not in METHODS:
@@ -367,6 +396,38 @@ def _method(method: str | Method, steps: int | None) -> Method:
     if not isinstance(method.steps, int) or method.steps < 1:
         raise PruningError(f"steps is {method.steps!r}: expected a whole number of 1 or more")
     return method
+
+
+def _earlier(graph: Graph, scope: Scope, masks: Any, kept: np.ndarray) -> dict[str, jax.Array]:
+    """Return the masks of an earlier pruning by layer; refuse those with less than ``kept``."""
+    by_path, found = leaves_by_path(masks), {}
+    for layer in graph.layers:
+        mask = by_path.get(layer.path)
+        if mask is None or jnp.shape(mask) != layer.shape or not _is_bool(mask):
+            what = "no array" if mask is None else f"{jnp.result_type(mask)}{list(jnp.shape(mask))}"
+            raise PruningError(
+                f"masks hold {what} at {layer.path!r}: expected bool{list(layer.shape)}, as "
+                "lookahead_masks returns"
+            )
+        found[layer.name] = jnp.asarray(mask)
+    if scope.unit == (1, 1) and scope.group is None:
+        left = [mask.sum() for mask in found.values()]
+        if not any(isinstance(count, jax.core.Tracer) for count in left):
+            counts = [int(count) for count in left]
+            names, sums = list(found), counts
+            if scope.compare == "global":
+                names, sums = ["all layers"], [sum(counts)]
+            for name, count, wanted in zip(names, sums, kept.tolist(), strict=True):
+                if wanted > count:
+                    raise PruningError(
+                        f"layer {name!r}: the sparsity keeps {wanted} weights, the masks given "
+                        f"left {count}: raise the sparsity, or leave masks out to start anew"
+                    )
+    return found
+
+
+def _is_bool(mask: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(mask), jnp.bool_))
 
 
 def _inputs(
@@ -395,9 +456,11 @@ def _check_finite(
     for name, peak in jax.device_get(seen).items():
         if not np.isfinite(peak):
             raise _not_finite(f"layer {name!r}", kernels[name], "weights")
-    for name, tensor in named.items():
-        if not isinstance(tensor, jax.core.Tracer) and not _all_finite(tensor):
-            raise _not_finite(name, tensor, "entries")
+    # Arrays that a traced function closes over can be seen, too.
+    with jax.ensure_compile_time_eval():
+        for name, tensor in named.items():
+            if not isinstance(tensor, jax.core.Tracer) and not _all_finite(tensor):
+                raise _not_finite(name, tensor, "entries")
 
 
 @jax.jit

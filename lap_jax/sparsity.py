@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import jax
 
@@ -46,6 +47,85 @@ def paper_sparsity(
     kept = {layer.name: p if layer.is_conv else q for layer in graph.layers}
     kept[graph.layers[-1].name] = (1 + q) / 2
     return {name: 0.0 if name in whole else 1 - kept[name] ** tau for name in graph.names}
+
+
+def cubic_schedule(
+    final: float | Mapping[str, float], begin: int, end: int, every: int, initial: float = 0.0
+) -> tuple[tuple[int, Sparsity], ...]:
+    """Return the schedule of Zhu & Gupta (2017), for `prune_in_training`.
+
+    ``s_t = final + (initial - final) * (1 - (t - begin) / (end - begin))**3`` at each step ``t``
+    from ``begin`` to ``end``, ``every`` so many.
+
+    Args:
+      final: sparsity at ``end``: a number, or one per layer or pattern.
+      begin, end, every: steps; the last pruning is at ``end``.
+      initial: sparsity at ``begin``.
+
+    Returns:
+      ``((step, sparsity), ...)``.
+
+    Raises:
+      PruningError: if ``every`` is not positive, or ``end`` is not after ``begin``.
+
+    Example:
+      >>> [(step, round(level, 3)) for step, level in cubic_schedule(0.8, 0, 100, 50)]
+      [(0, 0.0), (50, 0.7), (100, 0.8)]
+    """
+    if every < 1:
+        raise PruningError(f"every is {every}: expected 1 step or more")
+    if not 0 <= begin < end:
+        raise PruningError(f"begin is {begin} and end {end}: expected 0 <= begin < end")
+
+    def level(goal: float, step: int) -> float:
+        return goal + (initial - goal) * (1 - (step - begin) / (end - begin)) ** 3
+
+    steps = [*range(begin, end, every), end]
+    return tuple((step, _at(final, partial(level, step=step))) for step in steps)
+
+
+def cycles(
+    final: float | Mapping[str, float], rounds: int, every: int, begin: int = 0
+) -> tuple[tuple[int, Sparsity], ...]:
+    """Return the schedule of iterative pruning (Han et al. 2015), for `prune_in_training`.
+
+    Each round removes the same share of what is left: ``1 - (1 - final)**(r / rounds)`` after
+    round ``r``.
+
+    Args:
+      final: sparsity after the last round: a number, or one per layer or pattern.
+      rounds: number of prunings.
+      every: steps of training between two of them.
+      begin: step of the first.
+
+    Returns:
+      ``((step, sparsity), ...)``.
+
+    Raises:
+      PruningError: if there is no round, or no step between two, or ``begin`` is negative.
+
+    Example:
+      >>> [(step, round(level, 3)) for step, level in cycles(0.75, 2, 100)]
+      [(0, 0.5), (100, 0.75)]
+    """
+    if rounds < 1 or every < 1 or begin < 0:
+        raise PruningError(
+            f"rounds is {rounds}, every {every}, begin {begin}: expected at least 1, 1 and 0"
+        )
+
+    def level(goal: float, done: int) -> float:
+        return goal if done == rounds else 1 - (1 - goal) ** (done / rounds)
+
+    return tuple(
+        (begin + (done - 1) * every, _at(final, partial(level, done=done)))
+        for done in range(1, rounds + 1)
+    )
+
+
+def _at(final: float | Mapping[str, float], level: Callable[[float], float]) -> Sparsity:
+    if isinstance(final, Mapping):
+        return {name: level(goal) for name, goal in final.items()}
+    return level(final)
 
 
 def sparsity_per_layer(sparsity: Sparsity, names: Sequence[str]) -> tuple[float, ...]:

@@ -216,6 +216,17 @@ def test_norms_that_are_not_finite(leaf: str) -> None:
 # ---------------------------------------------------------------- method, key, statistics
 
 
+def test_statistics_that_a_jitted_function_closes_over() -> None:
+    params = {"a": {"kernel": jnp.ones((3, 4))}, "n": {"scale": jnp.ones(4)}}
+    stats = {"n": {"var": jnp.ones(4)}}
+    masks = jax.jit(lambda params: lookahead_masks(params, ["a", "n"], 0.5, batch_stats=stats))
+    assert int(masks(params)["a"]["kernel"].sum()) == 6
+    stats["n"]["var"] = jnp.array([1.0, np.nan, 1.0, 1.0])
+    bad = jax.jit(lambda params: lookahead_masks(params, ["a", "n"], 0.5, batch_stats=stats))
+    with pytest.raises(PruningError, match="n/var after layer 'a' has 1 NaN"):
+        bad(params)
+
+
 def test_unknown_method_with_the_known_ones() -> None:
     with raises("'LAPP'", "'LAP'"):
         lookahead_masks(net(), NAMES, 0.5, method="LAPP")

@@ -1,0 +1,204 @@
+"""Pruning during training: an optax transformation whose state holds the masks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from lap_jax.errors import PruningError
+from lap_jax.graphs import Graph
+from lap_jax.paths import leaves_by_path, map_by_path
+from lap_jax.pruning import Method, checked_method, kept_by_step, masks_by_path
+from lap_jax.retraining import KeepPrunedState, apply_masks
+from lap_jax.scopes import Scope, checked_scope
+from lap_jax.sparsity import Sparsity, sparsity_per_layer
+
+
+class PruneInTrainingState(NamedTuple):
+    """State of `prune_in_training`.
+
+    Attributes:
+      step: number of updates made, int32.
+      masks: by path, boolean: of a kernel's shape, or a scalar True.
+      inner_state: of the inner optimizer.
+      start: the parameters to rewind to; empty without rewinding.
+    """
+
+    step: jax.Array
+    masks: dict[str, jax.Array]
+    inner_state: optax.OptState
+    start: Any
+
+
+def prune_in_training(
+    inner: optax.GradientTransformation,
+    graph: Graph,
+    schedule: Sequence[tuple[int, Sparsity]],
+    *,
+    method: str | Method = "LAP",
+    scope: str | Scope = "layer",
+    reconnect: bool = True,
+    rewind: bool = False,
+    key: jax.Array | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Wrap an optimizer so that it prunes at given steps of the training.
+
+    The pruning of step ``t`` sees the parameters after ``t`` updates, within the update that
+    follows. Masks and counters are state: all works under `jax.jit` and `jax.lax.scan`, and
+    checkpoints hold it. Under `jax.vmap` over whole states the masks are computed in every step, in
+    vain but for those of the schedule, because a branch becomes a selection there; give ``step`` no
+    axis (``in_axes`` and ``out_axes`` None at that leaf) to keep the branch.
+
+    With ``reconnect``, joint training and pruning (Zhu & Gupta 2017): parameters stay dense and
+    each pruning chooses among all weights, so that pruned connections can come back. The forward
+    pass is to use ``apply_masks(params, masks_in(state))``, and so is whoever uses the result.
+
+    Without it, iterative pruning (Han et al. 2015): each pruning chooses among the weights that are
+    left. Pruned weights are zero from then on, as with `keep_pruned`; momentum that they had when
+    they were pruned fades without effect.
+
+    Args:
+      inner: any optimizer.
+      graph: the layers, from `lap_jax.chain`.
+      schedule: ``(step, sparsity)`` in order; see `cubic_schedule` and `cycles`.
+      method, scope, key: as in `lookahead_masks`.
+      reconnect: whether pruned weights can come back.
+      rewind: at each pruning, take the weights that are left back to where they were at ``init``,
+        and start the inner optimizer anew (Frankle & Carbin 2019). Only without ``reconnect``.
+
+    Returns:
+      A gradient transformation. Its ``update`` needs ``params`` and, where the method looks at
+      batch norms, ``batch_stats=``.
+
+    Raises:
+      PruningError: for an empty or unordered schedule, a sparsity that falls without ``reconnect``,
+        or ``rewind`` with it; otherwise as `lookahead_masks`, here or in ``update``.
+
+    Example:
+      >>> from lap_jax import chain, cycles
+      >>> params = {name: {"kernel": jnp.ones((4, 4))} for name in ("a", "b")}
+      >>> graph = chain(params, ["a", "b"])
+      >>> optimizer = prune_in_training(optax.sgd(0.1), graph, cycles(0.75, 2, 10), reconnect=False)
+      >>> state = optimizer.init(params)
+      >>> updates, state = optimizer.update(params, state, params)
+      >>> int((optax.apply_updates(params, updates)["a"]["kernel"] != 0).sum())
+      8
+    """
+    method, scope = checked_method(method), checked_scope(scope)
+    kept, steps = _table(graph, method, scope, schedule, reconnect)
+    if rewind and reconnect:
+        raise PruningError("rewind goes with reconnect=False: rewound weights are pruned for good")
+    if method.score == "random" and key is None:
+        raise PruningError("random pruning needs a key: pass key=jax.random.key(seed)")
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: optax.Params) -> PruneInTrainingState:
+        kernels = {layer.path: layer.shape for layer in graph.layers}
+        shapes = {path: jnp.shape(leaf) for path, leaf in leaves_by_path(params).items()}
+        for path, shape in kernels.items():
+            if shapes.get(path) != shape:
+                raise PruningError(
+                    f"the graph names {path!r} of shape {shape}, the parameters hold "
+                    f"{shapes.get(path, 'nothing')}: make the graph from these parameters"
+                )
+        masks = {path: jnp.ones(kernels.get(path, ()), bool) for path in shapes}
+        start = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params) if rewind else ()
+        return PruneInTrainingState(jnp.zeros((), jnp.int32), masks, inner.init(params), start)
+
+    def pruned(state: PruneInTrainingState, params: Any, batch_stats: Any) -> dict[str, jax.Array]:
+        event = jnp.searchsorted(jnp.asarray(steps), state.step)
+        left = None if reconnect else {name: state.masks[graph[name].path] for name in graph.names}
+        found = masks_by_path(
+            graph, method, scope, params, jnp.asarray(kept)[event], batch_stats, key, left
+        )
+        return state.masks | found
+
+    def update(
+        updates: optax.Updates,
+        state: PruneInTrainingState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, PruneInTrainingState]:
+        if params is None:
+            raise PruningError(
+                "prune_in_training needs the parameters: call update(grads, state, params)"
+            )
+        now = jnp.any(state.step == jnp.asarray(steps))
+        masks = lax.cond(
+            now,
+            lambda: pruned(state, params, extra_args.get("batch_stats")),
+            lambda: state.masks,
+        )
+        if reconnect:
+            updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
+            return updates, PruneInTrainingState(state.step + 1, masks, inner_state, state.start)
+        weights, origin = leaves_by_path(params), leaves_by_path(state.start)
+        moved, inner_state = inner.update(
+            apply_masks(updates, masks), state.inner_state, params, **extra_args
+        )
+
+        def place(path: str, change: jax.Array) -> jax.Array:
+            if rewind:
+                change = jnp.where(now, (origin[path] - weights[path]).astype(change.dtype), change)
+            return jnp.where(masks[path], change, -weights[path]).astype(change.dtype)
+
+        if rewind:
+            fresh = inner.init(state.start)
+            inner_state = jax.tree.map(
+                lambda new, old: jnp.where(now, new, old), fresh, inner_state
+            )
+        moved = map_by_path(place, moved)
+        return moved, PruneInTrainingState(state.step + 1, masks, inner_state, state.start)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def masks_in(state: optax.OptState) -> dict[str, jax.Array]:
+    """Return the masks that an optimizer's state holds, by path.
+
+    Args:
+      state: with one state of `keep_pruned` or `prune_in_training` somewhere in it.
+
+    Raises:
+      PruningError: if there is none, or more than one.
+    """
+    kinds = (KeepPrunedState, PruneInTrainingState)
+    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
+    found = [leaf for leaf in leaves if isinstance(leaf, kinds)]
+    if len(found) != 1:
+        raise PruningError(
+            f"the optimizer's state holds {len(found)} states with masks: expected one, of "
+            "keep_pruned or prune_in_training"
+        )
+    return found[0].masks
+
+
+def _table(
+    graph: Graph, method: Method, scope: Scope, schedule: Sequence[tuple[int, Sparsity]],
+    reconnect: bool,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return counts of kept weights ``[events, steps, layers]`` and the events' steps, int32."""
+    if not schedule:
+        raise PruningError("the schedule is empty: give (step, sparsity) at least once")
+    steps = [step for step, _ in schedule]
+    if steps[0] < 0 or any(later <= step for step, later in itertools.pairwise(steps)):
+        raise PruningError(f"the schedule's steps are {steps}: expected rising numbers from 0 on")
+    levels = [sparsity_per_layer(sparsity, graph.names) for _, sparsity in schedule]
+    for before, after in itertools.pairwise(levels):
+        for name, old, new in zip(graph.names, before, after, strict=True):
+            if new < old and not reconnect:
+                raise PruningError(
+                    f"the sparsity of layer {name!r} falls from {old:g} to {new:g}: without "
+                    "reconnect pruned weights stay pruned"
+                )
+    if scope.compare == "global" and method.order is not None:
+        raise PruningError("global scope takes all layers at once: use a method without an order")
+    counts = [kept_by_step(graph, method, scope, level) for level in levels]
+    return np.stack(counts), np.array(steps, np.int32)
