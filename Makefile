@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN = .venv/bin/python
 
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean
 
 demo: .venv/installed
 	$(RUN) -m experiments run --dataset digits --methods MP LAP LAP-backward-seq --seeds 3 \
@@ -11,6 +11,10 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(RUN) -m pytest
+
+# Minutes long: a sweep that is killed at thirty random moments.
+test-slow: .venv/installed
+	$(RUN) -m pytest -m slow
 
 lint: .venv/installed
 	.venv/bin/ruff check

@@ -1,119 +1,60 @@
-"""Command line: run, show, plot, prepare."""
+"""Command line: run, paper, show, plot, status, prepare."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
 
 import tyro
 
-from experiments.results import (
-    Result,
-    ResultsError,
-    Store,
-    Trial,
-    by_run,
-    write_atomically,
-    write_csv,
+from experiments.commands import (
+    BadFlag,
+    Paper,
+    Plot,
+    Prepare,
+    Run,
+    Show,
+    Status,
+    trials_of,
 )
-from lap_jax import METHODS, PruningError
-
-Names = Literal["digits", "mnist", "fashion_mnist", "cifar10"]
+from experiments.results import Result, ResultsError, Store
+from lap_jax import PruningError
 
 INTERRUPTED = 128 + 2
 """Exit status of a process that SIGINT ends."""
-
-
-class BadFlag(Exception):
-    """A flag's value is of no use; the message says which and why."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """Train, prune by every method at every level, measure, retrain, measure.
-
-    The defaults are the paper's settings (Appendix C). A run that was interrupted goes on where it
-    stopped when the same command is given again.
-    """
-
-    model: Literal["fcn", "linear"] = "fcn"
-    """fcn: four hidden layers of 500; linear: one hidden layer of 1,000, no activation."""
-    activation: Literal["relu", "tanh", "sigmoid", "none"] | None = None
-    """Of the hidden layers; by default relu for fcn, none for linear."""
-    dataset: Names = "digits"
-    """digits needs no download; the others are read from --data-dir."""
-    data_dir: Path | None = None
-    """Folder of prepared TensorFlow Datasets (see: python -m experiments prepare)."""
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Pruning methods, by the paper's names."""
-    taus: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10)
-    """Levels: a dense layer keeps 0.5**tau of its weights, the last one 0.75**tau."""
-    seeds: int = 5
-    """Number of networks trained, each pruned by every method at every level."""
-    train_steps: int = 50_000
-    """Steps of Adam before pruning."""
-    retrain_steps: int = 50_000
-    """Steps of Adam after pruning."""
-    batch_size: int = 60
-    """Examples per step."""
-    learning_rate: float | None = None
-    """Of Adam; by default 1.2e-3 for fcn, 3e-4 for linear."""
-    out: Path = Path("results/run")
-    """Folder of the results: results.sqlite, results.csv, table.md, figure.png."""
-
-
-@dataclass(frozen=True)
-class Show:
-    """Print the table of a run: one per setting, where a folder holds several."""
-
-    folder: Annotated[Path, tyro.conf.Positional]
-    """Folder of the results."""
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Draw the picture of a run again: one per setting, where a folder holds several."""
-
-    folder: Annotated[Path, tyro.conf.Positional]
-    """Folder of the results."""
-
-
-@dataclass(frozen=True)
-class Prepare:
-    """Make a data set from its published files with TensorFlow Datasets, without TensorFlow."""
-
-    dataset: Annotated[Literal["mnist", "fashion_mnist", "cifar10"], tyro.conf.Positional]
-    """Which data set."""
-    data_dir: Path
-    """Folder to write to."""
-    files: Path | None = None
-    """Folder that holds the published files; without it TensorFlow Datasets downloads them."""
-    accept_mismatch: bool = False
-    """Take files whose checksums are not the published ones."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     from experiments.datasets import DataError
 
-    command = tyro.cli(Run | Show | Plot | Prepare, prog="python -m experiments", args=arguments)
+    command = tyro.cli(
+        Run | Paper | Show | Plot | Status | Prepare, prog="python -m experiments", args=arguments
+    )
     try:
         match command:
             case Run():
                 run(command)
+            case Paper():
+                work(command.runs(), command.out or Path("results") / command.target)
             case Show():
-                print("\n\n".join(_table(results) for results in by_run(_stored(command.folder))))
+                from experiments import report
+
+                print(report.text(_stored(command.folder)))
             case Plot():
-                runs = by_run(_stored(command.folder))
-                for number, results in enumerate(runs, 1):
-                    name = f"figure-{number}.png" if len(runs) > 1 else "figure.png"
-                    print(f"picture: {_draw(results, command.folder / name)}")
+                from experiments import report
+
+                print(report.write(_stored(command.folder), command.folder))
+            case Status():
+                from experiments.status import status
+
+                if not command.folder.is_dir():
+                    raise BadFlag(f"no sweep in {command.folder}: there is no such folder")
+                print(status(command.folder))
             case Prepare():
                 from experiments.datasets import prepare
 
@@ -141,85 +82,75 @@ def interrupted(*_: object) -> None:
 
 
 def run(command: Run) -> None:
-    """Run the trials that have no result yet, then write and print the table and the picture."""
-    wanted = trials_of(command)
-    from experiments import datasets, trials
-    from experiments.progress import progress
+    """Run the trials that have no result yet, then write and print what all of them show."""
+    work([command], command.out)
 
-    dataset = datasets.load(command.dataset, command.data_dir)
-    if command.batch_size > len(dataset.train_y):
+
+def work(commands: Sequence[Run], folder: Path) -> None:
+    """Run the trials of several commands on one data set in one folder.
+
+    The way of working (data, width, checkpoints) is the first command's.
+    """
+    wanted = [trial for command in commands for trial in trials_of(command)]
+    first = commands[0]
+    from experiments import datasets
+    from experiments.devices import one_device_per_core
+    from experiments.progress import progress
+    from experiments.status import write_plan
+
+    dataset = datasets.load(wanted[0].dataset, first.data_dir)
+    if first.batch_size > len(dataset.train_y):
         raise BadFlag(
-            f"--batch-size is {command.batch_size}: {command.dataset} has "
+            f"--batch-size is {first.batch_size}: {dataset.name} has "
             f"{len(dataset.train_y)} examples"
         )
-    store = Store(command.out)
-    todo = trials.pending(wanted, store)
-    steps = trials.steps_to_do(todo, store)
+    if first.evaluate_on > len(dataset.test_y):
+        raise BadFlag(
+            f"--evaluate-on is {first.evaluate_on}: {dataset.name} has {len(dataset.test_y)} "
+            "examples to test on"
+        )
+    store = Store(folder)
+    write_plan(folder, wanted)
+    one_device_per_core()
+    from experiments.sweep import Options, Sweep
+
+    sweep = Sweep(wanted, dataset, store, Options(first.width, first.checkpoint_seconds))
+    of = {f"{trial.model} ({trial.activation})": None for trial in wanted}
     print(
-        f"{wanted[0].model} ({wanted[0].activation}) on {command.dataset}; trials: {len(wanted)} "
-        f"(methods: {len(set(command.methods))}, levels: {len(set(command.taus))}, "
-        f"seeds: {command.seeds}), to do: {len(todo)}, {steps:,} steps",
+        f"{', '.join(of)} on {dataset.name}; trials: {len(wanted)}, to do: {sweep.trials_left}, "
+        f"{sweep.steps_left:,} steps",
         flush=True,
     )
-    if todo:
-        with progress(steps, "steps") as (tick, say):
-            for result in trials.run(todo, dataset, store, tick):
-                trial = result.trial
-                say(
-                    f"seed {trial.seed} {trial.method} at {result.kept:.2%}: test error "
-                    f"{result.unpruned:.2%} trained, {result.before:.2%} pruned, "
-                    f"{result.after:.2%} retrained"
-                )
-    from experiments import tables
-
+    if sweep.trials_left:
+        start = time.time()
+        with progress(sweep.steps_left, "steps") as (show, say):
+            sweep.run(_told(show, folder, sweep.steps_left), say)
+        spent = time.time() - start
+        print(f"{spent:.0f} s, {1 - sweep.training_seconds / spent:.1%} of them not in training")
     by_trial = {result.trial: result for result in store.load()}
     results = [by_trial[trial] for trial in wanted]
-    write_csv(results, command.out / "results.csv")
-    table = _table(results)
-    write_atomically(command.out / "table.md", table.encode())
-    picture = _draw(results, command.out / "figure.png")
-    print(f"\n{table}\n\npicture: {picture}\n\n{tables.sentence(results)}")
+    from experiments import report
+
+    print(f"\n{report.write(results, folder)}")
 
 
-def trials_of(command: Run) -> list[Trial]:
-    """Return the trials of a run, network by network; raise `BadFlag` for flags of no use."""
-    from experiments.models import MODELS
+def _told(show: Callable[[int], None], folder: Path, total: int) -> Callable[[int], None]:
+    """Return a tick that also writes the progress down, every few seconds."""
+    from experiments.status import write_progress
 
-    for method in command.methods:
-        if method not in METHODS:
-            close = difflib.get_close_matches(method, METHODS, n=3, cutoff=0.3) or METHODS
-            raise BadFlag(f"--methods: unknown method {method!r}; nearest: {', '.join(close)}")
-    for name, least in (("seeds", 1), ("train_steps", 0), ("retrain_steps", 0), ("batch_size", 1)):
-        value = getattr(command, name)
-        if value < least:
-            raise BadFlag(f"--{name.replace('_', '-')} is {value}: expected {least} or more")
-    if not command.methods:
-        raise BadFlag("--methods names no method")
-    if not command.taus or min(command.taus) < 0:
-        raise BadFlag(f"--taus is {command.taus}: expected levels of 0 or more")
-    setting = MODELS[command.model]
-    learning_rate = (
-        setting.learning_rate if command.learning_rate is None else command.learning_rate
-    )
-    if not learning_rate > 0:
-        raise BadFlag(f"--learning-rate is {learning_rate}: expected a positive number")
-    return [
-        Trial(
-            model=command.model,
-            activation=command.activation or setting.activation,
-            dataset=command.dataset,
-            method=method,
-            tau=tau,
-            seed=seed,
-            train_steps=command.train_steps,
-            retrain_steps=command.retrain_steps,
-            batch_size=command.batch_size,
-            learning_rate=learning_rate,
-        )
-        for seed in range(command.seeds)
-        for method in dict.fromkeys(command.methods)
-        for tau in dict.fromkeys(command.taus)
-    ]
+    start = last = time.time()
+    done = 0
+    write_progress(folder, done, total, start)
+
+    def tick(count: int) -> None:
+        nonlocal done, last
+        done += count
+        show(count)
+        if time.time() - last > 5 or done >= total:
+            last = time.time()
+            write_progress(folder, done, total, start)
+
+    return tick
 
 
 def _stored(folder: Path) -> list[Result]:
@@ -229,18 +160,6 @@ def _stored(folder: Path) -> list[Result]:
     if not results:
         raise BadFlag(f"no results in {folder} yet")
     return results
-
-
-def _table(results: list[Result]) -> str:
-    from experiments.tables import table
-
-    return table(results)
-
-
-def _draw(results: list[Result], path: Path) -> Path:
-    from experiments.figures import plot
-
-    return plot(results, path)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Table(NamedTuple):
@@ -179,3 +179,23 @@ TABLES = {
         },
     ),
 }
+
+_MNIST_PAIR = {"dataset": "mnist", "methods": ("MP", "LAP")}
+_DEEP = {"dataset": "cifar10", "methods": ("MP", "LAP", "LAP-forward")}
+_ALL = tuple(TABLES["Table 1"].errors)
+
+TARGETS: dict[str, tuple[dict[str, Any], ...]] = {
+    "figure2": ({"model": "linear", **_MNIST_PAIR},),
+    "figure3": tuple(
+        {"model": "fcn", "activation": activation, **_MNIST_PAIR}
+        for activation in ("sigmoid", "tanh", "relu")
+    ),
+    "figure4": ({"model": "fcn", **_MNIST_PAIR},),
+    "table1": ({"model": "fcn", "dataset": "mnist", "methods": _ALL},),
+    "table2": ({"model": "conv6", "dataset": "cifar10", "methods": _ALL},),
+    "table3": ({"model": "vgg11", **_DEEP},),
+    "table4": ({"model": "vgg16", **_DEEP},),
+    "table5": ({"model": "vgg19", **_DEEP},),
+    "table6": ({"model": "resnet18", **_DEEP},),
+}
+"""What each figure and table of the paper trains; levels and steps are the model's."""

@@ -52,12 +52,13 @@ def progress(total: int, unit: str) -> Iterator[tuple[Tick, Callable[[str], None
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
             left = (now - start) / done * (total - done)
-            print(f"{done:,} of {total:,} {unit}, ETA {_clock(left)}", flush=True)
+            print(f"{done:,} of {total:,} {unit}, ETA {clock(left)}", flush=True)
 
     yield tick, lambda text: print(text, flush=True)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Write a time as hours, minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 
 class ResultsError(Exception):
@@ -28,6 +29,20 @@ class Trial:
 
     A field that is added later gets a default, and defaults are left out of the name, so that old
     names stay valid.
+
+    Attributes:
+      model, activation, dataset: what is trained, on what.
+      method: a pruning method by the paper's name, one of them followed by " shuffled" (the mask of
+        each layer permuted within the layer), or "unpruned" (the control, at level 0).
+      tau: level of sparsity.
+      seed: of the network; its initialisation, batches and random scores follow from it.
+      train_steps, retrain_steps: of Adam, before and after pruning.
+      batch_size, learning_rate: of both.
+      dtype: that the network computes in; parameters are float32.
+      schedule: how the sparsity is reached: "one-shot", "iterative", "rewind" or "gradual".
+      cycles: number of prunings of a schedule other than "one-shot".
+      evaluate_every: steps of retraining between evaluations; 0: at its end alone.
+      evaluate_on: examples of each split that are evaluated, the first ones; 0: all.
     """
 
     model: str
@@ -40,6 +55,11 @@ class Trial:
     retrain_steps: int
     batch_size: int
     learning_rate: float
+    dtype: str = "float32"
+    schedule: str = "one-shot"
+    cycles: int = 1
+    evaluate_every: int = 0
+    evaluate_on: int = 0
 
     @property
     def name(self) -> str:
@@ -52,6 +72,32 @@ class Trial:
         return replace(self, method="", tau=0, seed=0)
 
 
+class Evaluation(NamedTuple):
+    """Errors of a network at some moment: fractions of wrong answers, mean cross entropy in nats.
+
+    Attributes:
+      step: -1 the trained network, 0 the same pruned, more: after so many steps of retraining.
+      train_error, train_loss: over the whole training set.
+      test_error, test_loss: over the whole test set.
+    """
+
+    step: int
+    train_error: float
+    train_loss: float | None
+    test_error: float
+    test_loss: float | None
+
+
+class LayerCount(NamedTuple):
+    """What is left of a layer: weights, and neurons without a weight before or after them."""
+
+    name: str
+    size: int
+    kept: int
+    neurons: int
+    dead: int
+
+
 @dataclass(frozen=True)
 class Result:
     """What came of a trial.
@@ -59,21 +105,35 @@ class Result:
     Attributes:
       trial: its settings.
       kept: kept weights over all weights of the pruned kernels.
-      unpruned, before, after: test error, a fraction, of the trained network, after pruning, and
-        after retraining.
-      train_unpruned, train_before, train_after: the same on the training set.
-      seconds: wall-clock time of pruning, retraining and evaluation.
+      multiply_adds: those of the kept weights for one example, over those of all weights in the
+        pruned kernels; None where it was not counted.
+      layers: the pruned kernels, first to last.
+      evaluations: by step; the first is -1, the second 0 and the last that of the last step.
+      seconds: wall-clock time of retraining and evaluation, divided among the networks that were
+        retrained together.
     """
 
     trial: Trial
     kept: float
-    unpruned: float
-    before: float
-    after: float
-    train_unpruned: float
-    train_before: float
-    train_after: float
+    multiply_adds: float | None
+    layers: tuple[LayerCount, ...]
+    evaluations: tuple[Evaluation, ...]
     seconds: float
+
+    @property
+    def trained(self) -> Evaluation:
+        """Errors of the trained network, not yet pruned."""
+        return self.evaluations[0]
+
+    @property
+    def pruned(self) -> Evaluation:
+        """Errors after pruning, before retraining."""
+        return self.evaluations[1]
+
+    @property
+    def retrained(self) -> Evaluation:
+        """Errors after the last step of retraining."""
+        return self.evaluations[-1]
 
 
 def settings_name(settings: dict[str, object], defaults: dict[str, object]) -> str:
@@ -83,7 +143,11 @@ def settings_name(settings: dict[str, object], defaults: dict[str, object]) -> s
 
 
 class Store:
-    """Results of a run folder. Each row is written in a transaction of its own."""
+    """Results of a run folder: ``results.sqlite``. Each result is written in one transaction.
+
+    Table ``cells`` has a row per trial, table ``evaluations`` one per trial and evaluated step.
+    Several processes may share a folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open the folder's ``results.sqlite``, made if it is not there.
@@ -101,8 +165,15 @@ class Store:
         self._path = folder / "results.sqlite"
         with self._connected() as connection:
             connection.execute(
-                "CREATE TABLE IF NOT EXISTS results (name TEXT PRIMARY KEY, trial TEXT NOT NULL,"
-                " result TEXT NOT NULL, written TEXT NOT NULL, made_with TEXT NOT NULL)"
+                "CREATE TABLE IF NOT EXISTS cells (name TEXT PRIMARY KEY, trial TEXT NOT NULL,"
+                " seed INTEGER NOT NULL, kept REAL NOT NULL, multiply_adds REAL,"
+                " layers TEXT NOT NULL, seconds REAL NOT NULL, written TEXT NOT NULL,"
+                " made_with TEXT NOT NULL)"
+            )
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS evaluations (cell TEXT NOT NULL REFERENCES cells(name),"
+                " step INTEGER NOT NULL, train_error REAL NOT NULL, train_loss REAL,"
+                " test_error REAL NOT NULL, test_loss REAL, PRIMARY KEY (cell, step))"
             )
 
     @contextmanager
@@ -117,28 +188,66 @@ class Store:
                 "another folder"
             ) from None
 
-    def add(self, result: Result) -> None:
-        """Write one result; one that is there already under the same name is replaced."""
-        numbers = {key: value for key, value in asdict(result).items() if key != "trial"}
-        row = (
-            result.trial.name,
-            json.dumps(asdict(result.trial)),
-            json.dumps(numbers),
-            datetime.now(UTC).isoformat(timespec="seconds"),
-            json.dumps(made_with()),
-        )
+    def add(self, results: Sequence[Result]) -> None:
+        """Write results in one transaction; one that is there already is replaced."""
+        when, made = datetime.now(UTC).isoformat(timespec="seconds"), json.dumps(made_with())
         with self._connected() as connection:
-            connection.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", row)
+            for result in results:
+                name = result.trial.name
+                row = (
+                    name,
+                    json.dumps(asdict(result.trial)),
+                    result.trial.seed,
+                    result.kept,
+                    result.multiply_adds,
+                    json.dumps(result.layers),
+                    result.seconds,
+                    when,
+                    made,
+                )
+                connection.execute(
+                    f"INSERT OR REPLACE INTO cells VALUES ({','.join('?' * len(row))})", row
+                )
+                connection.execute("DELETE FROM evaluations WHERE cell = ?", (name,))
+                connection.executemany(
+                    "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?)",
+                    [(name, *evaluation) for evaluation in result.evaluations],
+                )
+
+    def names(self) -> set[str]:
+        """Return the names of the trials that have a result."""
+        with self._connected() as connection:
+            return {name for (name,) in connection.execute("SELECT name FROM cells")}
+
+    def made_with(self) -> list[dict[str, str]]:
+        """Return the versions, devices and commits that results were made with, each once."""
+        with self._connected() as connection:
+            rows = connection.execute("SELECT DISTINCT made_with FROM cells").fetchall()
+        return [json.loads(made) for (made,) in rows]
 
     def load(self) -> list[Result]:
         """Return all results, in the order in which they were written."""
         with self._connected() as connection:
-            rows = connection.execute("SELECT trial, result FROM results ORDER BY rowid").fetchall()
+            cells = connection.execute(
+                "SELECT name, trial, kept, multiply_adds, layers, seconds FROM cells ORDER BY rowid"
+            ).fetchall()
+            rows = connection.execute("SELECT * FROM evaluations ORDER BY cell, step").fetchall()
+        evaluations: dict[str, list[Evaluation]] = {}
+        for name, *numbers in rows:
+            evaluations.setdefault(name, []).append(Evaluation(*numbers))
         try:
             return [
-                Result(Trial(**json.loads(trial)), **json.loads(numbers)) for trial, numbers in rows
+                Result(
+                    Trial(**json.loads(trial)),
+                    kept,
+                    multiply_adds,
+                    tuple(LayerCount(*layer) for layer in json.loads(layers)),
+                    tuple(evaluations[name]),
+                    seconds,
+                )
+                for name, trial, kept, multiply_adds, layers, seconds in cells
             ]
-        except (TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ResultsError(
                 f"{self._path} was written by another version ({error}): use that one, or name "
                 "another folder"
@@ -180,10 +289,15 @@ def made_with() -> dict[str, str]:
 
 
 def write_csv(results: Sequence[Result], path: Path) -> None:
-    """Write one line per result, settings first."""
+    """Write one line per result and evaluation, settings first."""
     out = io.StringIO()
-    rows = [asdict(result.trial) | {k: v for k, v in asdict(result).items() if k != "trial"}
-            for result in results]  # fmt: skip
+    rows = [
+        asdict(result.trial)
+        | {"kept": result.kept, "multiply_adds": result.multiply_adds, "seconds": result.seconds}
+        | evaluation._asdict()
+        for result in results
+        for evaluation in result.evaluations
+    ]
     writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -1,128 +1,199 @@
-"""Trials: train a network (once per seed), prune it, measure, retrain, measure."""
+"""One trial: its program, its random keys, its masks, its optimizer."""
 
 from __future__ import annotations
 
-import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors.numpy import load, save
+import optax
 
 import lap_jax
+from experiments.augment import black, crop_and_flip
 from experiments.datasets import Dataset
 from experiments.models import MODELS
-from experiments.results import Result, Store, Trial, settings_name, write_atomically
-from experiments.training import Trainer
+from experiments.results import LayerCount, Trial
+from experiments.training import Network, Trainer, Training
 
-Tick = Callable[[int], None]
+UNPRUNED = "unpruned"
+"""The control: a network that is retrained whole, at level 0."""
 
+SHUFFLED = " shuffled"
+"""After a method's name: its masks, permuted within each layer."""
 
-def pending(trials: Sequence[Trial], store: Store) -> list[Trial]:
-    """Return the trials that the store has no result of."""
-    done = {result.trial for result in store.load()}
-    return [trial for trial in trials if trial not in done]
-
-
-def steps_to_do(trials: Sequence[Trial], store: Store) -> int:
-    """Return how many training steps these trials take, networks in the store not counted."""
-    networks = {_network_path(trial, store): trial.train_steps for trial in trials}
-    training = sum(steps for path, steps in networks.items() if not path.exists())
-    return training + sum(trial.retrain_steps for trial in trials)
+SCHEDULES = ("one-shot", "iterative", "rewind", "gradual")
 
 
-def run(trials: Sequence[Trial], dataset: Dataset, store: Store, tick: Tick) -> Iterator[Result]:
-    """Run trials of one model, data set and training setting; yield each result once it is stored.
+def network_of(trial: Trial) -> Trial:
+    """Return the settings of the trained network, which all methods and levels of a seed share."""
+    return replace(
+        trial, method="", tau=0, retrain_steps=0, schedule="one-shot", cycles=1, evaluate_every=0
+    )
 
-    What a trial gives depends on its own settings alone, not on the others or their order.
+
+def program_of(trial: Trial) -> Trial:
+    """Return the settings that decide what is compiled: all trials with the same share a program.
+
+    Masks are data, so that a one-shot trial's method and level are not among them.
     """
-    first = trials[0]
-    setting = MODELS[first.model]
-    module = setting.build(dataset.classes, first.activation)
-    inputs = jnp.zeros((1, *dataset.train_x.shape[1:]), jnp.float32)
-
-    def apply(params: Any, inputs: jax.Array) -> jax.Array:
-        return jnp.asarray(module.apply({"params": params}, inputs))
-
-    def init(key: jax.Array) -> Any:
-        return module.init(key, inputs)["params"]
-
-    trainer = Trainer(
-        apply,
-        jax.eval_shape(init, jax.random.key(0)),
-        (dataset.train_x, dataset.train_y),
-        (dataset.test_x, dataset.test_y),
-        first.batch_size,
-        first.learning_rate,
-    )
-    errors: dict[Path, tuple[float, float]] = {}
-    for trial in trials:
-        path = _network_path(trial, store)
-        if path.exists():
-            trained = _load(path)
-        else:
-            key = _key(trial, "train")
-            trained = trainer.fit(
-                jax.jit(init)(_key(trial, "init")), None, key, trial.train_steps, tick
-            )
-            _save(trained, path)
-        if path not in errors:
-            errors[path] = trainer.test_errors(trained).error, trainer.train_errors(trained).error
-        result = _prune_and_retrain(trial, trained, errors[path], trainer, tick)
-        store.add(result)
-        yield result
+    same = replace(trial, train_steps=0, evaluate_every=0)
+    if trial.schedule == "one-shot" or trial.method == UNPRUNED:
+        one_shot = replace(same, schedule="one-shot", cycles=1)
+        return replace(one_shot, seed=0, method="", tau=0, retrain_steps=0)
+    # Random scores come from a key that the program holds.
+    return same if trial.method == "RP" else replace(same, seed=0)
 
 
-def _prune_and_retrain(
-    trial: Trial, trained: Any, unpruned: tuple[float, float], trainer: Trainer, tick: Tick
-) -> Result:
-    start = time.perf_counter()
-    setting = MODELS[trial.model]
-    graph = lap_jax.chain(trained, setting.chain)
-    sparsity = lap_jax.paper_sparsity(graph, trial.tau, setting.p, setting.q)
-    masks = lap_jax.lookahead_masks(
-        trained, graph, sparsity, method=trial.method, key=_key(trial, "prune")
-    )
-    pruned = lap_jax.apply_masks(trained, masks)
-    key = _key(trial, f"retrain {trial.method} {trial.tau}")
-    retrained = trainer.fit(pruned, masks, key, trial.retrain_steps, tick)
-    total = lap_jax.summarize(masks).total
-    return Result(
-        trial,
-        kept=total.kept / total.size,
-        unpruned=unpruned[0],
-        before=trainer.test_errors(pruned).error,
-        after=trainer.test_errors(retrained).error,
-        train_unpruned=unpruned[1],
-        train_before=trainer.train_errors(pruned).error,
-        train_after=trainer.train_errors(retrained).error,
-        seconds=time.perf_counter() - start,
-    )
-
-
-def _key(trial: Trial, purpose: str) -> jax.Array:
+def key_of(trial: Trial, purpose: str) -> jax.Array:
+    """Return the trial's random key for a purpose; it depends on the seed and the purpose alone."""
     return jax.random.fold_in(jax.random.key(trial.seed), zlib.crc32(purpose.encode()))
 
 
-def _network_path(trial: Trial, store: Store) -> Path:
-    """Where the trained network of a trial is kept: one for all methods and levels of a seed."""
-    settings = {
-        field: getattr(trial, field)
-        for field in ("model", "activation", "dataset", "seed", "train_steps", "batch_size",
-                      "learning_rate")
-    }  # fmt: skip
-    return store.folder / f"network-{settings_name(settings, {})}.safetensors"
+def retraining_key(trial: Trial) -> jax.Array:
+    """Return the key that decides the batches of retraining."""
+    return key_of(trial, f"retrain {trial.method} {trial.tau}")
 
 
-def _save(params: Any, path: Path) -> None:
-    write_atomically(path, save(jax.device_get(flatten_dict(params, sep="/"))))
+def module_of(trial: Trial, classes: int) -> nn.Module:
+    """Return the network; its parameters are float32 whatever it computes in."""
+    module = MODELS[trial.model].build(classes, trial.activation)
+    return module.clone(dtype=jnp.dtype(trial.dtype))
 
 
-def _load(path: Path) -> Any:
-    return unflatten_dict(
-        {name: jnp.asarray(array) for name, array in load(path.read_bytes()).items()}, sep="/"
+def trainer_for(trial: Trial, dataset: Dataset, devices: list[Any] | None = None) -> Trainer:
+    """Return the trainer of every trial with the same `program_of`."""
+    module = module_of(trial, dataset.classes)
+    example = jnp.zeros((1, *dataset.train_x.shape[1:]), jnp.float32)
+
+    def init(key: jax.Array) -> Network:
+        variables = module.init(key, example, train=False)
+        return Network(variables["params"], variables.get("batch_stats", {}))
+
+    def apply(network: Network, inputs: jax.Array, train: bool) -> tuple[Any, Any]:
+        variables = {"params": network.params, "batch_stats": network.batch_stats}
+        if train:
+            logits, changed = module.apply(variables, inputs, train=True, mutable=["batch_stats"])
+            return logits, changed.get("batch_stats", {})
+        return module.apply(variables, inputs, train=False), network.batch_stats
+
+    augment = None
+    if MODELS[trial.model].augment:
+        augment = partial(crop_and_flip, fill=black(jnp.asarray(dataset.train_x)))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    reconnects = trial.schedule == "gradual"
+    return Trainer(
+        apply,
+        init,
+        partial(_optimizer, trial, shapes),
+        (dataset.train_x, dataset.train_y),
+        (dataset.test_x, dataset.test_y),
+        trial.batch_size,
+        augment,
+        _as_masked if reconnects else lambda params, state: params,
+        devices,
     )
+
+
+def graph_of(trial: Trial, network: Network) -> lap_jax.Graph:
+    """Return the model's layers, with what feeds what; shapes suffice."""
+    return lap_jax.chain(network.params, MODELS[trial.model].chain, network.batch_stats)
+
+
+def sparsity_of(trial: Trial, graph: lap_jax.Graph) -> dict[str, float]:
+    """Return the sparsity of each layer at the trial's level, by the model's rule."""
+    setting = MODELS[trial.model]
+    return lap_jax.paper_sparsity(graph, trial.tau, setting.p, setting.q, setting.unpruned)
+
+
+def masks_of(trial: Trial, network: Network) -> Any:
+    """Return the masks of a one-shot trial; of another, or of the control, true everywhere."""
+    if trial.method == UNPRUNED or trial.schedule != "one-shot":
+        return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), network.params)
+    graph = graph_of(trial, network)
+    masks = lap_jax.lookahead_masks(
+        network.params,
+        graph,
+        sparsity_of(trial, graph),
+        method=trial.method.removesuffix(SHUFFLED),
+        batch_stats=network.batch_stats,
+        key=key_of(trial, "prune"),
+    )
+    if trial.method.endswith(SHUFFLED):
+        masks = shuffled(masks, key_of(trial, f"shuffle {trial.method} {trial.tau}"))
+    return jax.tree.map(lambda mask, leaf: jnp.broadcast_to(mask, leaf.shape), masks,
+                        network.params)  # fmt: skip
+
+
+def shuffled(masks: Any, key: jax.Array) -> Any:
+    """Return masks with the entries of each array in another order."""
+    leaves, structure = jax.tree.flatten(masks)
+    keys = jax.random.split(key, len(leaves))
+    moved = [
+        jax.random.permutation(own, mask.ravel()).reshape(mask.shape)
+        for own, mask in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, moved)
+
+
+def counts(graph: lap_jax.Graph, masks: Any) -> tuple[LayerCount, ...]:
+    """Count what masks leave of the layers."""
+    own = set(graph.names)
+    return tuple(
+        LayerCount(row.layer, row.size, row.kept, row.neurons, row.dead)
+        for row in lap_jax.summarize(masks, graph).rows
+        if row.layer in own
+    )
+
+
+def start_of(trial: Trial, trained: Network, trainer: Trainer) -> Network:
+    """Return the network that the trial's pruning starts from."""
+    if trial.schedule != "rewind":
+        return trained
+    return jax.tree.map(lambda leaf: leaf[0], trainer.init(key_of(trial, "init")[None]))
+
+
+def kept_masks(training: Training) -> Any:
+    """Return the masks that networks end with, by path."""
+    return lap_jax.masks_in(training.state)
+
+
+def schedule_of(trial: Trial, sparsity: dict[str, float]) -> Sequence[tuple[int, Any]]:
+    """Return when a trial's retraining prunes, and to what.
+
+    "iterative" prunes first and then after each cycle; "rewind" trains a cycle before each pruning
+    and one after the last; "gradual" prunes through the first three quarters of the steps.
+    """
+    steps, cycles = trial.retrain_steps, trial.cycles
+    if trial.schedule == "iterative":
+        return lap_jax.cycles(sparsity, cycles, max(steps // cycles, 1))
+    if trial.schedule == "rewind":
+        every = max(steps // (cycles + 1), 1)
+        return lap_jax.cycles(sparsity, cycles, every, begin=every)
+    end = max(3 * steps // 4, 1)
+    return lap_jax.cubic_schedule(sparsity, 0, end, max(end // cycles, 1))
+
+
+def _optimizer(trial: Trial, shapes: Network, masks: Any) -> optax.GradientTransformationExtraArgs:
+    """Return Adam that keeps pruned weights at zero, or that prunes by the trial's schedule."""
+    adam = optax.adam(trial.learning_rate)
+    if trial.schedule == "one-shot" or trial.method in ("", UNPRUNED):
+        return lap_jax.keep_pruned(adam, masks)
+    graph = graph_of(trial, shapes)
+    return lap_jax.prune_in_training(
+        adam,
+        graph,
+        schedule_of(trial, sparsity_of(trial, graph)),
+        method=trial.method,
+        reconnect=trial.schedule == "gradual",
+        rewind=trial.schedule == "rewind",
+        key=key_of(trial, "prune"),
+    )
+
+
+def _as_masked(params: Any, state: Any) -> Any:
+    return lap_jax.apply_masks(params, lap_jax.masks_in(state))

@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: masks, scale."""
+"""Command line of the benchmarks: masks, scale, training."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Literal
 import tyro
 
 from experiments.benchmarks.scale import Scale, scale
+from experiments.benchmarks.training import Training, training
+from experiments.devices import one_device_per_core
 from experiments.results import write_atomically
 from lap_jax import PruningError
 
@@ -54,10 +56,15 @@ class Masks:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    command = tyro.cli(Masks | Scale, prog="python -m experiments.benchmarks", args=arguments)
+    command = tyro.cli(
+        Masks | Scale | Training, prog="python -m experiments.benchmarks", args=arguments
+    )
     try:
         if isinstance(command, Scale):
             print(scale(command))
+        elif isinstance(command, Training):
+            one_device_per_core()
+            print(training(command))
         else:
             masks(command)
     except (ValueError, PruningError, OSError, subprocess.CalledProcessError) as error:

@@ -3,13 +3,19 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.figures import STYLES, plot
-from experiments.results import Result, Trial
+from experiments.results import Evaluation, LayerCount, Result, Trial
 from lap_jax import METHODS
 
 
 def result(method, tau, seed, after, dataset="digits"):
     trial = Trial("fcn", "relu", dataset, method, tau, seed, 100, 50, 60, 1e-3)
-    return Result(trial, 0.5**tau, 0.02, 0.5, after, 0.0, 0.4, 0.1, 1.0)
+    moments = (
+        Evaluation(-1, 0.0, 0.1, 0.02, 0.2),
+        Evaluation(0, 0.4, 1.0, 0.5, 1.1),
+        Evaluation(25, 0.2, 0.1, (0.5 + after) / 2, 0.3),
+        Evaluation(50, 0.1, 0.1, after, 0.3),
+    )
+    return Result(trial, 0.5**tau, 0.25, (LayerCount("Dense_0", 100, 6, 10, 1),), moments, 1.0)
 
 
 @pytest.fixture

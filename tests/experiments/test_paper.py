@@ -1,10 +1,11 @@
-import itertools
 import re
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 import pytest
 
 import lap_jax
+from experiments.models import MODELS
 from experiments.paper import TABLES, table_for
 
 
@@ -15,17 +16,17 @@ def test_every_row_has_a_cell_per_column():
         assert set(table.errors) <= set(lap_jax.METHODS)
 
 
-def test_fcn_column_heads_follow_from_the_levels():
-    sizes = (784, 500, 500, 500, 500, 10)
-    params = {
-        f"Dense_{i}": {"kernel": np.zeros(shape, np.float32)}
-        for i, shape in enumerate(itertools.pairwise(sizes))
-    }
-    graph = lap_jax.chain(params, list(params))
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_column_heads_follow_from_the_settings_of_the_model(table):
+    setting = MODELS[table.model]
+    module = setting.build(10, setting.activation)
+    inputs = jnp.zeros((1, 28, 28, 1) if table.dataset == "mnist" else (1, 32, 32, 3))
+    variables = jax.eval_shape(module.init, jax.random.key(0), inputs)
+    graph = lap_jax.chain(variables["params"], setting.chain, variables.get("batch_stats"))
     total = sum(layer.size for layer in graph.layers)
-    table = TABLES["Table 1"]
+    assert setting.taus == table.taus
     for tau, kept in zip(table.taus, table.kept, strict=True):
-        levels = lap_jax.paper_sparsity(graph, tau, q=0.5)
+        levels = lap_jax.paper_sparsity(graph, tau, setting.p, setting.q, setting.unpruned)
         remaining = sum(round((1 - levels[layer.name]) * layer.size) for layer in graph.layers)
         # The paper cuts some heads off and rounds others: to within one in the last digit.
         assert 100 * remaining / total == pytest.approx(kept, abs=0.01)

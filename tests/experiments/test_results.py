@@ -3,24 +3,46 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from experiments.results import Result, Store, Trial, settings_name, write_atomically, write_csv
+from experiments.results import (
+    Evaluation,
+    LayerCount,
+    Result,
+    Store,
+    Trial,
+    settings_name,
+    write_atomically,
+    write_csv,
+)
 
 TRIAL = Trial("fcn", "relu", "digits", "LAP", 4, 0, 100, 50, 60, 1.2e-3)
-RESULT = Result(TRIAL, 0.0625, 0.02, 0.5, 0.03, 0.0, 0.4, 0.01, 1.5)
+RESULT = Result(
+    TRIAL,
+    0.0625,
+    None,
+    (LayerCount("Dense_0", 100, 6, 10, 2),),
+    (
+        Evaluation(-1, 0.0, 0.1, 0.02, 0.2),
+        Evaluation(0, 0.4, 1.0, 0.5, 1.1),
+        Evaluation(50, 0.01, None, 0.03, None),
+    ),
+    1.5,
+)
 
 
 def test_what_is_stored_comes_back(tmp_path):
-    Store(tmp_path).add(RESULT)
-    other = replace(RESULT, trial=replace(TRIAL, tau=5), after=0.1)
-    Store(tmp_path).add(other)
+    other = replace(RESULT, trial=replace(TRIAL, tau=5), kept=0.1)
+    Store(tmp_path).add([RESULT])
+    Store(tmp_path).add([other])
+    assert Store(tmp_path).names() == {TRIAL.name, other.trial.name}
     assert Store(tmp_path).load() == [RESULT, other]
 
 
 def test_a_trial_is_stored_once(tmp_path):
     store = Store(tmp_path)
-    store.add(RESULT)
-    store.add(replace(RESULT, after=0.5))
-    assert [result.after for result in store.load()] == [0.5]
+    store.add([RESULT])
+    again = replace(RESULT, kept=0.5, evaluations=RESULT.evaluations[:2])
+    store.add([again])
+    assert store.load() == [again]
 
 
 def test_names_are_stable():
@@ -39,10 +61,11 @@ def test_csv_holds_settings_and_numbers(tmp_path):
     path = tmp_path / "results.csv"
     write_csv([RESULT], path)
     with path.open() as file:
-        (row,) = csv.DictReader(file)
-    assert row["method"] == "LAP"
-    assert float(row["after"]) == RESULT.after
-    assert set(row) == (set(asdict(TRIAL)) | set(asdict(RESULT))) - {"trial"}
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["-1", "0", "50"]
+    assert all(row["method"] == "LAP" for row in rows)
+    assert float(rows[-1]["test_error"]) == RESULT.retrained.test_error
+    assert set(rows[0]) >= set(asdict(TRIAL)) | {"kept", "train_loss", "seconds"}
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):

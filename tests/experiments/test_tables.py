@@ -3,13 +3,18 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.results import Result, Trial, by_run
-from experiments.tables import sentence, table
+from experiments.results import Evaluation, LayerCount, Result, Trial, by_run
+from experiments.tables import schedules, sheets, table
 
 
 def result(method, tau, seed, after, dataset="digits", before=0.5, unpruned=0.02):
     trial = Trial("fcn", "relu", dataset, method, tau, seed, 100, 50, 60, 1e-3)
-    return Result(trial, 0.5**tau, unpruned, before, after, 0.0, 0.4, 0.1, 1.0)
+    moments = (
+        Evaluation(-1, 0.0, 0.1, unpruned, 0.2),
+        Evaluation(0, 0.4, 1.0, before, 1.1),
+        Evaluation(50, 0.01, 0.1, after, 0.3),
+    )
+    return Result(trial, 0.5**tau, 0.25, (LayerCount("Dense_0", 100, 6, 10, 1),), moments, 1.0)
 
 
 def cells(text, method):
@@ -32,7 +37,8 @@ def test_rows_and_columns_come_in_the_order_of_the_paper():
     results = [result(m, t, 0, 0.1) for t in (7, 4) for m in ("LAP-forward-seq", "LAP", "RP", "MP")]
     after, before = table(results).split("Before retraining")
     rows = [line.split("|")[1].strip() for line in after.splitlines() if line.startswith("| ")]
-    assert rows == ["", "MP (baseline)", "RP", "LAP", "LAP-forward-seq"]
+    assert rows[:3] == ["", "density of layers", "multiply-adds"]
+    assert rows[3:] == ["MP (baseline)", "RP", "LAP", "LAP-forward-seq"]
     assert "| | 6.25% | 0.78% |" in after
     assert cells(before, "LAP") == ["50.00 (+0.00%)"] * 2
 
@@ -52,38 +58,6 @@ def test_the_papers_figures_stand_below_ours_only_where_the_data_is_the_same():
     assert "*paper*" not in table([result("MP", 4, 0, 0.1, "digits")])
 
 
-@pytest.mark.parametrize(
-    ("lap", "expected"),
-    [
-        ([0.02, 0.03], "LAP errs less than MP at 2 of 2 levels"),
-        ([0.5, 0.6], "LAP errs less than MP at 0 of 2 levels"),
-        ([0.1, 0.2], "LAP errs less than MP at 0 of 2 levels"),
-    ],
-)
-def test_the_sentence_says_who_wins_also_when_lap_does_not(lap, expected):
-    results = [result("MP", t, 0, e) for t, e in zip((4, 5), (0.1, 0.2), strict=True)]
-    results += [result("LAP", t, 0, e) for t, e in zip((4, 5), lap, strict=True)]
-    assert expected in sentence(results)
-
-
-def test_the_sentence_counts_only_clear_gaps_as_clear():
-    results = [result("MP", 4, s, e) for s, e in enumerate((0.10, 0.30))]
-    results += [result("LAP", 4, s, e) for s, e in enumerate((0.05, 0.25))]
-    results += [result("MP", 5, s, e) for s, e in enumerate((0.50, 0.51))]
-    results += [result("LAP", 5, s, e) for s, e in enumerate((0.10, 0.11))]
-    text = sentence(results)
-    assert "at 2 of 2 levels (1 by more than both standard deviations together)" in text
-    assert "differ most at 3.12% of the weights: 10.50±0.71% against 50.50±0.71%" in text
-
-
-def test_the_sentence_of_one_method_tells_its_course():
-    text = sentence([result("LAP", t, 0, e) for t, e in ((4, 0.02), (9, 0.5))])
-    assert text == (
-        "With LAP the test error after retraining goes from 2.00% at 6.25% of the weights to "
-        "50.00% at 0.20%."
-    )
-
-
 def test_a_cell_of_fewer_seeds_says_so():
     results = [result("MP", 4, seed, 0.1) for seed in (0, 1)] + [result("LAP", 4, 0, 0.05)]
     assert cells(table(results), "LAP") == ["5.00 (-50.00%) [1 seed]"]
@@ -91,7 +65,40 @@ def test_a_cell_of_fewer_seeds_says_so():
 
 def test_runs_of_different_settings_are_never_averaged():
     short = result("MP", 4, 0, 0.1)
-    long = replace(short, trial=replace(short.trial, train_steps=7), after=0.9)
+    long = replace(short, trial=replace(short.trial, train_steps=7))
     assert by_run([short, long, short]) == [[short, short], [long]]
     with pytest.raises(ValueError, match="several runs"):
         table([short, long])
+
+
+def test_a_level_tells_densities_and_multiply_adds():
+    layers = tuple(LayerCount(f"{i}", 200, kept, 10, 0) for i, kept in enumerate((5, 40, 10)))
+    rows = [replace(result(m, 4, 0, 0.1), layers=layers, multiply_adds=share)
+            for m, share in (("MP", 0.02), ("LAP", 0.03))]  # fmt: skip
+    rows.append(
+        replace(rows[0], trial=replace(rows[0].trial, tau=5), layers=(), multiply_adds=None)
+    )
+    densities, costs = sheets(rows)[0].levels
+    assert densities == ("density of layers", ("2.5-20%", "-"), False)
+    assert costs == ("multiply-adds", ("2.50%", "-"), False)
+    old = [replace(each, layers=(), multiply_adds=None) for each in rows]
+    assert sheets(old)[0].levels == ()
+
+
+def test_schedules_are_compared_within_a_network_only():
+    def run(schedule, activation, error, cycles):
+        first = result("MP", 4, 0, error)
+        trial = replace(first.trial, schedule=schedule, activation=activation, cycles=cycles)
+        other = replace(result("LAP", 4, 0, error / 2), trial=replace(trial, method="LAP"))
+        return [replace(first, trial=trial), other]
+
+    one_shot = [*run("one-shot", "relu", 0.2, 1), *run("one-shot", "tanh", 0.6, 1)]
+    assert schedules(one_shot) == []
+    (relu,) = schedules([*one_shot, *run("gradual", "relu", 0.1, 3)])
+    assert relu.title.endswith("by schedule, fcn (relu) on digits")
+    assert [(row.name, row.cells) for row in relu.rows] == [
+        ("one-shot, MP", ("20.00",)),
+        ("one-shot, LAP", ("10.00 (-50.00%)",)),
+        ("gradual in 3 cycles, MP", ("10.00",)),
+        ("gradual in 3 cycles, LAP", ("5.00 (-50.00%)",)),
+    ]

@@ -2,10 +2,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lap_jax
-from experiments.training import Trainer, draw_batch
+from experiments.training import Network, Trainer, draw_batch
 
 
 @pytest.mark.parametrize(("examples", "size"), [(1437, 60), (500, 60), (61, 60), (60, 60)])
@@ -30,84 +31,119 @@ def test_every_example_is_drawn_equally_often(examples, size):
     assert chi_square < 90  # the 1 - 1e-5 quantile of 39 degrees of freedom is 84
 
 
-def _toy_trainer(batch_size=8):
-    rng = np.random.default_rng(0)
-    inputs = rng.normal(size=(64, 5)).astype(np.float32)
-    labels = (inputs @ rng.normal(size=(5, 3))).argmax(1).astype(np.int32)
-    params = {
-        name: {"kernel": jnp.asarray(rng.normal(size=shape), jnp.float32) * 0.5}
-        for name, shape in (("a", (5, 16)), ("b", (16, 3)))
-    }
+SIZES = {"a": (5, 16), "b": (16, 3)}
 
-    def apply(params, inputs):
-        return jnp.tanh(inputs @ params["a"]["kernel"]) @ params["b"]["kernel"]
+
+def toy(batch_size=8, examples=64, devices=1):
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(examples, 5)).astype(np.float32)
+    labels = (inputs @ rng.normal(size=(5, 3))).argmax(1).astype(np.int32)
+
+    def init(key):
+        keys = dict(zip(SIZES, jax.random.split(key, 2), strict=True))
+        return Network(
+            {n: {"kernel": jax.random.normal(keys[n], shape) / 2} for n, shape in SIZES.items()},
+            {"steps": jnp.zeros(())},
+        )
+
+    def apply(network, inputs, train):
+        hidden = jnp.tanh(inputs @ network.params["a"]["kernel"])
+        return hidden @ network.params["b"]["kernel"], {"steps": network.batch_stats["steps"] + 1}
+
+    def optimizer(masks):
+        return lap_jax.keep_pruned(optax.adam(0.01), masks)
 
     data = inputs, labels
-    return Trainer(apply, params, data, data, batch_size, 0.01), params, apply, data
+    trainer = Trainer(
+        apply, init, optimizer, data, data, batch_size, devices=jax.devices()[:devices]
+    )
+    return trainer, apply, data
+
+
+def begin(trainer, networks=1, sparsity=None):
+    network = trainer.init(jax.random.split(jax.random.key(0), networks))
+    if sparsity is None:
+        masks = jax.tree.map(lambda leaf: jnp.ones(len(leaf), bool), network.params)
+    else:
+        prune = lambda params: lap_jax.lookahead_masks(params, ["a", "b"], sparsity)  # noqa: E731
+        masks = jax.vmap(prune)(network.params)
+    return network, masks, trainer.start(network, masks)
+
+
+def keys(networks=1):
+    return jax.random.split(jax.random.key(1), networks)
 
 
 def test_training_lowers_the_loss_and_leaves_its_start_alone():
-    trainer, params, *_ = _toy_trainer()
-    before = jax.device_get(params)
-    trained = trainer.fit(params, None, jax.random.key(0), 700)
-    chex.assert_trees_all_equal(before, jax.device_get(params))
-    assert trainer.train_errors(trained).loss < 0.5 * trainer.train_errors(params).loss
+    trainer, *_ = toy()
+    network, _, training = begin(trainer, 2)
+    before, start = jax.device_get(network), trainer.errors(training, "train")
+    training = trainer.advance(training, keys(2), 0, 700)
+    chex.assert_trees_all_equal(before, jax.device_get(network))
+    assert (trainer.errors(training, "train").loss < 0.5 * start.loss).all()
+    np.testing.assert_array_equal(training.network.batch_stats["steps"], [700, 700])
 
 
 def test_pruned_weights_are_zero_after_retraining_and_the_others_move():
-    trainer, params, *_ = _toy_trainer()
-    masks = lap_jax.lookahead_masks(params, ["a", "b"], 0.7)
-    trained = trainer.fit(params, masks, jax.random.key(0), 30)
-    for name in ("a", "b"):
+    trainer, *_ = toy()
+    network, masks, training = begin(trainer, 2, 0.7)
+    trained = jax.device_get(trainer.advance(training, keys(2), 0, 30).network.params)
+    for name in SIZES:
         mask = np.asarray(masks[name]["kernel"])
-        kernel = np.asarray(trained[name]["kernel"])
-        assert (kernel[~mask] == 0).all()
-        moved = kernel[mask] != np.asarray(params[name]["kernel"])[mask]
+        assert (trained[name]["kernel"][~mask] == 0).all()
+        moved = trained[name]["kernel"][mask] != np.asarray(network.params[name]["kernel"])[mask]
         assert moved.mean() > 0.5  # not all: a neuron that nothing reads has no gradient
 
 
-def test_retraining_another_mask_compiles_nothing():
-    trainer, params, *_ = _toy_trainer()
-    trainer.fit(params, None, jax.random.key(0), 20)
-    compiled = []
-    with jax.log_compiles(), _captured_logs(compiled):
-        masks = jax.tree.map(lambda leaf: leaf > 0, params)
-        trainer.fit(params, masks, jax.random.key(1), 20)
-    assert not [text for text in compiled if "jit(run)" in text]
+def test_steps_in_pieces_are_the_steps_at_once():
+    trainer, *_ = toy()
+    whole = trainer.advance(begin(trainer)[2], keys(), 0, 20)
+    piece = trainer.advance(begin(trainer)[2], keys(), 0, 13)
+    chex.assert_trees_all_equal(
+        *map(jax.device_get, (whole, trainer.advance(piece, keys(), 13, 7)))
+    )
 
 
-def test_progress_adds_up_to_the_steps():
-    trainer, params, *_ = _toy_trainer()
-    ticks = []
-    trainer.fit(params, None, jax.random.key(0), 1203, ticks.append)
-    assert sum(ticks) == 1203
-    assert len(ticks) == 3
+def test_other_masks_and_numbers_of_steps_compile_nothing(count_compilations):
+    trainer, *_ = toy()
+    trainer.advance(begin(trainer)[2], keys(), 0, 20)
+    _, _, training = begin(trainer, 1, 0.7)
+    jax.block_until_ready(training)
+    with count_compilations() as events:
+        trainer.advance(training, keys(), 7, 33)
+    assert not events
 
 
-def test_errors_equal_a_plain_count():
-    trainer, params, apply, (inputs, labels) = _toy_trainer()
-    logits = np.asarray(apply(params, inputs), np.float64)
-    wrong = (logits.argmax(1) != labels).mean()
-    shifted = logits - logits.max(1, keepdims=True)
-    log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    errors = trainer.test_errors(params)
-    assert errors.error == pytest.approx(wrong, abs=1e-6)
-    assert errors.loss == pytest.approx(-log_probability[range(64), labels].mean(), rel=1e-5)
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_networks_on_several_devices_are_those_of_one(devices):
+    alone, *_ = toy()
+    several, *_ = toy(devices=devices)
+    one = alone.advance(begin(alone, 4, 0.5)[2], keys(4), 0, 25)
+    training = several.advance(begin(several, 4, 0.5)[2], keys(4), 0, 25)
+    assert several.used(4) == devices
+    assert len(training.network.params["a"]["kernel"].sharding.device_set) == devices
+    chex.assert_trees_all_close(*map(jax.device_get, (one, training)), rtol=1e-5, atol=1e-6)
 
 
-class _captured_logs:
-    """Collect what jax logs of compilation."""
+def test_a_number_that_the_devices_do_not_divide_uses_fewer():
+    trainer, *_ = toy(devices=4)
+    assert [trainer.used(lanes) for lanes in (1, 2, 3, 4, 6, 8)] == [1, 2, 3, 4, 3, 4]
+    assert trainer.width == 4
+    assert trainer.bytes_per_network() > 2 * 3 * 4 * (5 * 16 + 16 * 3)
 
-    def __init__(self, messages):
-        self.messages = messages
 
-    def __enter__(self):
-        import logging
-
-        handler = logging.Handler()
-        handler.emit = lambda record: self.messages.append(record.getMessage())
-        self.handler, self.logger = handler, logging.getLogger("jax")
-        self.logger.addHandler(handler)
-
-    def __exit__(self, *_):
-        self.logger.removeHandler(self.handler)
+@pytest.mark.parametrize(("examples", "some"), [(64, 0), (64, 10), (2100, 0), (2100, 1500)])
+def test_errors_equal_a_plain_count(examples, some):
+    trainer, apply, (inputs, labels) = toy(examples=examples)
+    network, _, training = begin(trainer, 2)
+    errors = trainer.errors(training, "test", some)
+    inputs, labels = inputs[: some or None], labels[: some or None]
+    for lane in (0, 1):
+        own = jax.tree.map(lambda leaf: leaf[lane], network)  # noqa: B023
+        logits = np.asarray(apply(own, inputs, False)[0], np.float64)
+        wrong = (logits.argmax(1) != labels).mean()
+        shifted = logits - logits.max(1, keepdims=True)
+        log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+        nats = -log_probability[range(len(labels)), labels].mean()
+        assert errors.error[lane] == pytest.approx(wrong, abs=1e-6)
+        assert errors.loss[lane] == pytest.approx(nats, rel=1e-5)

@@ -1,0 +1,39 @@
+"""Conv-6."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from experiments.networks.parts import conv3x3, dense, halve
+
+CHAIN = (*(f"Conv_{i}" for i in range(6)), *(f"Dense_{i}" for i in range(3)))
+
+
+class Conv6(nn.Module):
+    """Pairs of 3x3 convolutions, each pair followed by max-pooling, then three dense layers.
+
+    Frankle & Carbin (2019), Figure 2. No batch norm; Glorot normal kernels, zero biases.
+    """
+
+    classes: int
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    widths: Sequence[int] = (64, 128, 256)
+    hidden: Sequence[int] = (256, 256)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Return logits ``[batch, classes]``; ``train`` changes nothing."""
+        for width in self.widths:
+            for _ in range(2):
+                x = self.activation(conv3x3(width, dtype=self.dtype)(x))
+            x = halve(x)
+        x = x.reshape(x.shape[0], -1)
+        for width in self.hidden:
+            x = self.activation(dense(width, self.dtype)(x))
+        return dense(self.classes)(x)

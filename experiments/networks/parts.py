@@ -1,0 +1,35 @@
+"""What the convolutional networks are made of."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+# A whole normal distribution, as the authors use it. Flax's `glorot_normal` has no tails, and tails
+# are what pruning by magnitude keeps.
+GLOROT = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+
+# One pixel of zeros all around at every stride, so that a 3x3 window is centred where a strided 1x1
+# shortcut reads. Flax's "SAME" pads strided windows at the far border only.
+conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=1, kernel_init=GLOROT)
+
+
+def dense(features: int, dtype: DTypeLike = jnp.float32) -> nn.Dense:
+    """Make a dense layer; the last one of a network computes in float32, for exact logits."""
+    return nn.Dense(features, kernel_init=GLOROT, dtype=dtype)
+
+
+def batch_norm(train: bool, dtype: DTypeLike, name: str | None = None) -> nn.BatchNorm:
+    """Make a batch norm with the momentum and epsilon of PyTorch; statistics are float32."""
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
+    )
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """Max-pool 2x2 windows: ``[batch, h, w, c] -> [batch, h / 2, w / 2, c]``."""
+    return nn.max_pool(x, (2, 2), strides=(2, 2))

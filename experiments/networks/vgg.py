@@ -1,0 +1,52 @@
+"""VGG for CIFAR-10, with batch norms and a single dense layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from experiments.networks.parts import batch_norm, conv3x3, dense, halve
+
+WIDTHS = (64, 128, 256, 512, 512)
+
+# Convolutions per width: configurations A, D and E of Simonyan & Zisserman (2015), Table 1.
+VGG11 = (1, 1, 2, 2, 2)
+VGG16 = (2, 2, 3, 3, 3)
+VGG19 = (2, 2, 4, 4, 4)
+
+
+class VGG(nn.Module):
+    """3x3 convolutions, each with batch norm and activation; max-pooling after every width.
+
+    Glorot normal kernels, zero biases. A bias before a batch norm changes nothing, but the authors'
+    networks have it, and so do the published numbers of parameters.
+
+    Attributes:
+      depths: number of convolutions of each of ``widths``.
+    """
+
+    depths: Sequence[int]
+    classes: int
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    widths: Sequence[int] = WIDTHS
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Return logits ``[batch, classes]``; the batch norms use the batch where ``train``."""
+        for width, depth in zip(self.widths, self.depths, strict=True):
+            for _ in range(depth):
+                x = conv3x3(width, dtype=self.dtype)(x)
+                x = self.activation(batch_norm(train, self.dtype)(x))
+            x = halve(x)
+        return dense(self.classes)(x.reshape(x.shape[0], -1))
+
+
+def chain(depths: Sequence[int]) -> tuple[str, ...]:
+    """Return the layers and norms of a VGG in order."""
+    convs = (name for i in range(sum(depths)) for name in (f"Conv_{i}", f"BatchNorm_{i}"))
+    return (*convs, "Dense_0")
