@@ -4,13 +4,17 @@ from lap_jax.chains import Layer, chain
 from lap_jax.errors import PruningError
 from lap_jax.files import load_masks, read_metadata, save_masks
 from lap_jax.gradual import PruneInTrainingState, masks_in, prune_in_training
-from lap_jax.graphs import IDENTITY, Edge, Graph, Node, Norm
+from lap_jax.graphs import Graph
+from lap_jax.measuring import measure
+from lap_jax.nodes import IDENTITY, Edge, Node, Norm
 from lap_jax.pruning import METHODS, Method, lookahead_masks, lookahead_scores, masks_from_scores
+from lap_jax.reach import Measured
 from lap_jax.report import Summary, SummaryRow, summarize
 from lap_jax.retraining import KeepPrunedState, apply_masks, keep_pruned
 from lap_jax.scopes import Scope
 from lap_jax.selection import keep_largest
 from lap_jax.sparsity import cubic_schedule, cycles, paper_sparsity
+from lap_jax.tracing import trace
 from lap_jax.version import VERSION
 
 __version__ = VERSION
@@ -22,6 +26,7 @@ __all__ = [
     "Graph",
     "KeepPrunedState",
     "Layer",
+    "Measured",
     "Method",
     "Node",
     "Norm",
@@ -41,9 +46,11 @@ __all__ = [
     "lookahead_scores",
     "masks_from_scores",
     "masks_in",
+    "measure",
     "paper_sparsity",
     "prune_in_training",
     "read_metadata",
     "save_masks",
     "summarize",
+    "trace",
 ]

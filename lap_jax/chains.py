@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from lap_jax.errors import PruningError
-from lap_jax.graphs import IDENTITY, Edge, Graph, Node, Norm, nearest
+from lap_jax.graphs import Graph
+from lap_jax.nodes import IDENTITY, Edge, Node, Norm, nearest
 from lap_jax.paths import leaves_by_path
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def as_graph(
         if layer.path not in leaves:
             _unknown_path(layer.path, leaves)
         shape = _kernel_shape(layer.name, leaves[layer.path])
-        if shape != layer.shape:
+        if not fits(layer, shape):
             raise PruningError(
                 f"layer {layer.name!r} has shape {shape} in params and {layer.shape} in the graph: "
                 "build the graph from these params"
@@ -145,10 +148,18 @@ def as_graph(
     return chain_or_graph
 
 
+def fits(layer: Node, shape: tuple[int, ...]) -> bool:
+    """Return whether a layer can be the kernel, or a part of it, of a leaf of this shape."""
+    if not layer.split:
+        return shape[len(layer.place) :] == layer.shape
+    return math.prod(shape[len(layer.place) :]) == layer.size
+
+
 def norm_tensors(graph: Graph, params: Any, batch_stats: Any | None) -> dict[str, Any]:
     """Collect what the norms' gains are made of: ``{layer: {"scale": [out], "var": [out]}}``.
 
-    A scale or, for norms without statistics, a variance that does not exist is left out.
+    A scale or, for norms without statistics, a variance that does not exist is left out. Junctions
+    have theirs by path: ``{junction: {path: leaf}}``.
 
     Raises:
       PruningError: if a batch norm's running variance is found nowhere.
@@ -171,6 +182,15 @@ def norm_tensors(graph: Graph, params: Any, batch_stats: Any | None) -> dict[str
                 )
             parts["var"] = known[f"{layer.norm.path}/var"]
         tensors[layer.name] = parts
+    for junction in graph.junctions:
+        paths = dict.fromkeys(part.path for part in junction.factors)
+        if missing := [path for path in paths if path not in known]:
+            raise PruningError(
+                f"{junction.name!r} of the graph is multiplied by {missing[0]!r}, which neither "
+                "params nor batch_stats holds: pass the trees that the graph was traced with"
+            )
+        if paths:
+            tensors[junction.name] = {path: known[path] for path in paths}
     return tensors
 
 
@@ -212,10 +232,15 @@ def _is_norm(path: str, known: Mapping[str, Any]) -> bool:
     return any(f"{path}/{part}" in known for part in ("scale", "bias", "mean", "var"))
 
 
+def float_kernel(leaf: Any) -> bool:
+    """Return whether an array can be pruned: real floating point, of two axes or more."""
+    return len(jnp.shape(leaf)) > 1 and str(leaf.dtype) in _FLOATS
+
+
 def _kernel_shape(name: str, kernel: Any) -> tuple[int, ...]:
     """Check that an array can be pruned and return its shape."""
     shape, dtype = tuple(jnp.shape(kernel)), jax.dtypes.canonicalize_dtype(kernel.dtype)
-    if dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+    if dtype.name not in _FLOATS:
         raise PruningError(
             f"layer {name!r} has a kernel of dtype {dtype}: expected float16, bfloat16, float32 or "
             "float64"

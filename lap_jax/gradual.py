@@ -12,8 +12,10 @@ import numpy as np
 import optax
 from jax import lax
 
+from lap_jax.chains import fits
 from lap_jax.errors import PruningError
 from lap_jax.graphs import Graph
+from lap_jax.kernels import kernel_of
 from lap_jax.paths import leaves_by_path, map_by_path
 from lap_jax.pruning import Method, checked_method, kept_by_step, masks_by_path
 from lap_jax.retraining import KeepPrunedState, apply_masks
@@ -100,21 +102,25 @@ def prune_in_training(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> PruneInTrainingState:
-        kernels = {layer.path: layer.shape for layer in graph.layers}
         shapes = {path: jnp.shape(leaf) for path, leaf in leaves_by_path(params).items()}
-        for path, shape in kernels.items():
-            if shapes.get(path) != shape:
+        for layer in graph.layers:
+            if layer.path not in shapes or not fits(layer, shapes[layer.path]):
                 raise PruningError(
-                    f"the graph names {path!r} of shape {shape}, the parameters hold "
-                    f"{shapes.get(path, 'nothing')}: make the graph from these parameters"
+                    f"the graph names {layer.path!r} of shape {layer.shape}, the parameters hold "
+                    f"{shapes.get(layer.path, 'nothing')}: make the graph from these parameters"
                 )
-        masks = {path: jnp.ones(kernels.get(path, ()), bool) for path in shapes}
+        kernels = {layer.path for layer in graph.layers}
+        masks = {
+            path: jnp.ones(shape if path in kernels else (), bool) for path, shape in shapes.items()
+        }
         start = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params) if rewind else ()
         return PruneInTrainingState(jnp.zeros((), jnp.int32), masks, inner.init(params), start)
 
     def pruned(state: PruneInTrainingState, params: Any, batch_stats: Any) -> dict[str, jax.Array]:
         event = jnp.searchsorted(jnp.asarray(steps), state.step)
-        left = None if reconnect else {name: state.masks[graph[name].path] for name in graph.names}
+        left = None
+        if not reconnect:
+            left = {layer.name: kernel_of(layer, state.masks[layer.path]) for layer in graph.layers}
         found = masks_by_path(
             graph, method, scope, params, jnp.asarray(kept)[event], batch_stats, key, left
         )
@@ -190,9 +196,10 @@ def _table(
     steps = [step for step, _ in schedule]
     if steps[0] < 0 or any(later <= step for step, later in itertools.pairwise(steps)):
         raise PruningError(f"the schedule's steps are {steps}: expected rising numbers from 0 on")
-    levels = [sparsity_per_layer(sparsity, graph.names) for _, sparsity in schedule]
+    names = [layer.name for layer in graph.prunable]
+    levels = [sparsity_per_layer(sparsity, names) for _, sparsity in schedule]
     for before, after in itertools.pairwise(levels):
-        for name, old, new in zip(graph.names, before, after, strict=True):
+        for name, old, new in zip(names, before, after, strict=True):
             if new < old and not reconnect:
                 raise PruningError(
                     f"the sparsity of layer {name!r} falls from {old:g} to {new:g}: without "

@@ -1,97 +1,14 @@
-"""What feeds what: layers, the norms after them and the edges between them.
-
-Flax ends every kernel in (in, out): Dense ``[in, out]``, Conv ``[*window, in / groups, out]``.
-Input and output *neurons* of a convolution are its channels.
-"""
+"""What feeds what: a graph of layers."""
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, field
 
+from lap_jax import drawing, edits
 from lap_jax.errors import PruningError
+from lap_jax.nodes import Barrier, Edge, Junction, Node, nearest
 from lap_jax.text import text_table
-
-IDENTITY = "identity"
-"""As a previous or next layer: a branch that passes the activations on unchanged."""
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A normalisation after a layer, by its path in ``params`` and ``batch_stats``.
-
-    Its gain per channel is ``|scale| / sqrt(var + epsilon)`` (Eq. 8 and 9 of the paper); a scale
-    that is absent counts as one.
-
-    Attributes:
-      path: e.g. ``"BatchNorm_0"``.
-      epsilon: the layer's own epsilon; Flax's default is 1e-5.
-      statistics: whether running statistics exist. ``False`` for layer, group and RMS norm, whose
-        gain is then ``|scale|`` alone.
-    """
-
-    path: str
-    epsilon: float = 1e-5
-    statistics: bool = True
-
-
-@dataclass(frozen=True)
-class Edge:
-    """Channel ``c`` of ``source`` reaches input ``position * width + offset + c`` of ``target``.
-
-    ``width`` is the target's input size divided by ``positions``: more than one position where a
-    flatten joins a convolution ``[h, w, c]`` to a dense layer (Flax: c varies fastest), an offset
-    where several sources are concatenated. Source or target may be `IDENTITY`.
-    """
-
-    source: str
-    target: str
-    positions: int = 1
-    offset: int = 0
-
-
-@dataclass(frozen=True)
-class Node:
-    """A layer of a `Graph`: everything about it is known.
-
-    Attributes:
-      name: the kernel's path without a last ``/kernel``.
-      path: normalised path of the kernel in the parameter tree.
-      shape: of the kernel, ``(*window, in / groups, out)``.
-      groups: feature groups of a convolution, else 1.
-      norm: the norm after the layer.
-      strides, pool: as declared.
-    """
-
-    name: str
-    path: str
-    shape: tuple[int, ...]
-    groups: int = 1
-    norm: Norm | None = None
-    strides: int = 1
-    pool: int = 1
-
-    @property
-    def in_size(self) -> int:
-        """Number of input neurons (channels, of a convolution)."""
-        return self.shape[-2] * self.groups
-
-    @property
-    def out_size(self) -> int:
-        """Number of output neurons."""
-        return self.shape[-1]
-
-    @property
-    def size(self) -> int:
-        """Number of weights in the kernel."""
-        return math.prod(self.shape)
-
-    @property
-    def is_conv(self) -> bool:
-        """Whether the kernel has window axes."""
-        return len(self.shape) > 2
 
 
 @dataclass(frozen=True)
@@ -103,6 +20,9 @@ class Graph:
 
     layers: tuple[Node, ...]
     edges: tuple[Edge, ...]
+    junctions: tuple[Junction, ...] = ()
+    barriers: tuple[Barrier, ...] = field(default=(), compare=False)
+    pinned: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> Node:
         for layer in self.layers:
@@ -115,30 +35,92 @@ class Graph:
         """Names of the layers, first to last."""
         return tuple(layer.name for layer in self.layers)
 
+    @property
+    def prunable(self) -> tuple[Node, ...]:
+        """Layers that are pruned: each kernel once, without the pinned ones."""
+        return tuple(
+            layer for layer in self.layers if not layer.reads and layer.name not in self.pinned
+        )
+
+    @functools.cached_property
+    def parts(self) -> dict[str, Node | Junction]:
+        """Layers and junctions by name."""
+        parts: list[Node | Junction] = [*self.layers, *self.junctions]
+        return {part.name: part for part in parts}
+
+    @functools.cached_property
+    def _ends(self) -> tuple[dict[str, list[Edge]], dict[str, list[Edge]]]:
+        into: dict[str, list[Edge]] = {}
+        out_of: dict[str, list[Edge]] = {}
+        for edge in self.edges:
+            into.setdefault(edge.target, []).append(edge)
+            out_of.setdefault(edge.source, []).append(edge)
+        return into, out_of
+
     def into(self, name: str) -> tuple[Edge, ...]:
-        """Edges that end at the layer ``name``."""
-        return tuple(edge for edge in self.edges if edge.target == name)
+        """Edges that end at the layer or junction ``name``."""
+        return tuple(self._ends[0].get(name, ()))
 
     def out_of(self, name: str) -> tuple[Edge, ...]:
-        """Edges that start at the layer ``name``."""
-        return tuple(edge for edge in self.edges if edge.source == name)
+        """Edges that start at the layer or junction ``name``."""
+        return tuple(self._ends[1].get(name, ()))
+
+    def pin(self, *names: str) -> Graph:
+        """Return the graph with layers that stay dense, and are neighbours still."""
+        return edits.pin(self, *names)
+
+    def cut(self, source: str, target: str) -> Graph:
+        """Return the graph without the edges from one layer or junction to another."""
+        return edits.cut(self, source, target)
+
+    def connect(self, *edges: Edge) -> Graph:
+        """Return the graph with more edges."""
+        return edits.connect(self, *edges)
+
+    def main_path(self) -> Graph:
+        """Return the graph without shortcuts, as the paper sees a residual network."""
+        return edits.main_path(self)
+
+    def identity_shortcuts(self) -> Graph:
+        """Return the graph with ones for what shortcuts bring, and for what becomes of it."""
+        return edits.identity_shortcuts(self)
+
+    def draw(self, path: str) -> None:
+        """Write a picture, SVG."""
+        drawing.draw(self, path)
 
     def __str__(self) -> str:
         header = ("layer", "kernel", "shape", "in", "out", "norm", "previous", "next")
         rows = [
             (
-                layer.name,
-                layer.path,
+                layer.name + (" (pinned)" if layer.name in self.pinned else ""),
+                layer.path + "".join(f"[{index}]" for index in layer.place),
                 "x".join(map(str, layer.shape)) + _details(layer),
                 str(layer.in_size),
                 str(layer.out_size),
                 layer.norm.path if layer.norm else "-",
-                ", ".join(_end(edge.source, edge) for edge in self.into(layer.name)) or "-",
-                ", ".join(_end(edge.target, edge) for edge in self.out_of(layer.name)) or "-",
+                *self._neighbours(layer.name),
             )
             for layer in self.layers
         ]
-        return text_table(header, rows, right=(3, 4))
+        text = text_table(header, rows, right=(3, 4))
+        if self.junctions:
+            junctions = [
+                (part.name, str(part.size), ", ".join(map(str, part.factors)) or "-",
+                 *self._neighbours(part.name), part.where)
+                for part in self.junctions
+            ]  # fmt: skip
+            titles = ("junction", "channels", "times", "previous", "next", "line")
+            text += "\n\n" + text_table(titles, junctions, right=(1,))
+        for barrier in self.barriers:
+            text += "\n\n" + str(barrier)
+        return text
+
+    def _neighbours(self, name: str) -> tuple[str, str]:
+        return (
+            ", ".join(_end(edge.source, edge) for edge in self.into(name)) or "-",
+            ", ".join(_end(edge.target, edge) for edge in self.out_of(name)) or "-",
+        )
 
 
 def _details(layer: Node) -> str:
@@ -156,11 +138,7 @@ def _details(layer: Node) -> str:
 
 def _end(name: str, edge: Edge) -> str:
     """One end of an edge as the table shows it: with its flatten and its offset."""
+    if edge.pairs is not None:
+        return f"{name} by {len(edge.pairs.values)} pairs"
     flatten = f" x{edge.positions} positions" if edge.positions > 1 else ""
     return name + flatten + (f" at {edge.offset}" if edge.offset else "")
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return a hint for an error message: the names nearest to an unknown one, if any are near."""
-    close = difflib.get_close_matches(name, list(dict.fromkeys(names)), n=3, cutoff=0.4)
-    return f"; nearest: {', '.join(map(repr, close))}" if close else ""

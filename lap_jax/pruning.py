@@ -13,12 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lap_jax import scores
-from lap_jax.chains import Layer, as_graph, norm_tensors
+from lap_jax import lags, scores
+from lap_jax.chains import Layer, as_graph, fits, norm_tensors
+from lap_jax.edits import direct
 from lap_jax.errors import PruningError
-from lap_jax.graphs import Graph, Node, Norm, nearest
+from lap_jax.graphs import Graph
+from lap_jax.kernels import as_read, kernel_of, leaves_of
 from lap_jax.meshes import Layouts, laid_out, layouts, on_any_mesh
+from lap_jax.nodes import Junction, Node, Norm, nearest
+from lap_jax.norms import euclidean
 from lap_jax.paths import leaves_by_path, map_by_path
+from lap_jax.reach import Measured, Reach
 from lap_jax.scopes import Contest, Scope, checked_scope, kept_units, select
 from lap_jax.selection import Scored
 from lap_jax.sparsity import Sparsity, sparsity_per_layer
@@ -33,12 +38,18 @@ class Method(NamedTuple):
       order: None scores every layer on its neighbours as they were; "forward" prunes the first
         layer first, each on the already pruned layers before it; "backward" the last layer first.
       steps: number of passes in which the sparsity grows evenly to its full value.
+      horizon: how many layers lookahead reaches ahead and back: 1 as in the paper, 0 for magnitude,
+        "all" for the path score through the whole network.
+      lags: score convolutions with the exact distortion of Eq. 4, which is not the product of norms
+        of Eq. 5, but takes autocorrelations of the kernels before and after.
     """
 
     score: str = "lookahead"
     direction: str = "both"
     order: str | None = None
     steps: int = 1
+    horizon: int | str = 1
+    lags: bool = False
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -68,6 +79,7 @@ def lookahead_masks(
     batch_stats: Any | None = None,
     key: jax.Array | None = None,
     masks: Any | None = None,
+    measured: Mapping[str, Measured] | None = None,
 ) -> Any:
     """Return the masks of a pruned network (Algorithm 1 and the variants of Section 2.3).
 
@@ -88,6 +100,8 @@ def lookahead_masks(
       key: PRNG key, for random scores.
       masks: of an earlier pruning. What they removed stays removed, and counts as zero in the norms
         of the neighbours.
+      measured: by layer, norms measured on data, from `lap_jax.measure`, in place of what the
+        weights of the neighbours say.
 
     Returns:
       A tree of the structure of ``params``: for the kernels in the chain a boolean array of the
@@ -112,7 +126,7 @@ def lookahead_masks(
     graph = as_graph(params, chain, batch_stats)
     method = checked_method(method, steps)
     scope = checked_scope(scope)
-    levels = sparsity_per_layer(sparsity, graph.names)
+    levels = sparsity_per_layer(sparsity, [layer.name for layer in graph.prunable])
     if scope.compare == "global" and method.order is not None:
         raise PruningError(
             f"method with order {method.order!r} prunes layer after layer, global scope all at "
@@ -121,13 +135,14 @@ def lookahead_masks(
     _warn_if_cancelled(method, scope)
     kept = kept_by_step(graph, method, scope, levels)
     start = None if masks is None else _earlier(graph, scope, masks, kept[-1])
-    by_path = masks_by_path(graph, method, scope, params, kept, batch_stats, key, start)
+    measured = checked_measured(graph, measured)
+    by_path = masks_by_path(graph, method, scope, params, kept, batch_stats, key, start, measured)
     return map_by_path(lambda path, _: by_path.get(path, jnp.bool_(True)), params)
 
 
 def kept_by_step(graph: Graph, method: Method, scope: Scope, levels: Sequence[float]) -> np.ndarray:
     """Return how many units stay after each step: uint32 ``[steps, layers]`` (global: 1 layer)."""
-    shapes = {layer.name: layer.shape for layer in graph.layers}
+    shapes = {layer.name: layer.shape for layer in graph.prunable}
     steps = range(1, method.steps + 1)
     return np.array(
         [kept_units(scope, shapes, levels, step / method.steps) for step in steps], np.uint32
@@ -137,6 +152,7 @@ def kept_by_step(graph: Graph, method: Method, scope: Scope, levels: Sequence[fl
 def masks_by_path(
     graph: Graph, method: Method, scope: Scope, params: Any, kept: Any,
     batch_stats: Any | None, key: jax.Array | None, start: dict[str, jax.Array] | None,
+    measured: Mapping[str, Measured] | None = None,
 ) -> dict[str, jax.Array]:  # fmt: skip
     """Return the masks of the kernels in the graph.
 
@@ -144,12 +160,14 @@ def masks_by_path(
       graph, method, scope, params, batch_stats, key: checked, as in `lookahead_masks`.
       kept: from `kept_by_step`; may be traced.
       start: by layer name, what an earlier pruning left.
+      measured: by layer name.
     """
     kernels, tensors = _inputs(graph, method, params, batch_stats, key)
     compiled = partial(_masks, graph, method, scope, layouts(kernels.values()))
-    masks, peaks = on_any_mesh(compiled, kernels, tensors, kept, key, start)
+    masks, peaks = on_any_mesh(compiled, kernels, tensors, kept, key, start, dict(measured or {}))
     _check_finite(graph, kernels, peaks, tensors)
-    return {layer.path: masks[layer.name] for layer in graph.layers}
+    shapes = {path: tuple(jnp.shape(leaf)) for path, leaf in leaves_by_path(params).items()}
+    return leaves_of(graph, masks, shapes)
 
 
 def masks_from_scores(tree: Any, sparsity: Sparsity, *, scope: str | Scope = "layer") -> Any:
@@ -207,13 +225,14 @@ def lookahead_scores(
     method: str | Method = "LAP",
     batch_stats: Any | None = None,
     key: jax.Array | None = None,
+    measured: Mapping[str, Measured] | None = None,
 ) -> dict[str, jax.Array]:
     """Return the score of every weight in the chain, to select in a way of your own.
 
     ``|w| * a_prev[j] * a[k] * ||W_prev[j, :]||_F * ||W_next[:, k]||_F`` for "LAP" (Eq. 5 and 9).
 
     Args:
-      params, chain, batch_stats, key: as in `lookahead_masks`.
+      params, chain, batch_stats, key, measured: as in `lookahead_masks`.
       method: a method without order or steps: MP, RP, LFP, LBP, LAP, or such a `Method`.
 
     Returns:
@@ -232,9 +251,11 @@ def lookahead_scores(
             "score masked parameters with 'LAP'"
         )
     kernels, tensors = _inputs(graph, chosen, params, batch_stats, key)
-    found, peaks = on_any_mesh(partial(_scores, graph, chosen), kernels, tensors, key)
+    measured = dict(checked_measured(graph, measured))
+    compiled = partial(_scores, graph, chosen)
+    found, peaks = on_any_mesh(compiled, kernels, tensors, key, measured)
     _check_finite(graph, kernels, peaks, tensors)
-    return found
+    return {layer.name: found[layer.name] for layer in graph.layers if not layer.reads}
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -248,15 +269,28 @@ def _masks(
     kept: jax.Array,
     key: jax.Array | None,
     start: dict[str, jax.Array] | None,
+    measured: dict[str, Measured],
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Prune all layers; ``kept`` is [steps, layers]. Also return each layer's largest ``|w|``."""
     peaks = {name: scores.peak(kernel) for name, kernel in kernels.items()}
-    gains = _gains(graph, tensors)
-    looks = method.score == "lookahead"
+    gains = _gains(graph, tensors, measured)
+    looks = _looks(method)
     # Within a layer a power of two changes nothing; between layers it would.
     rescale = scope.compare == "layer" or scope.normalize != "none"
-    ordered = graph.layers[:: -1 if method.order == "backward" else 1]
-    places = {layer.name: index for index, layer in enumerate(graph.layers)}
+    prunable = graph.prunable
+    ordered = prunable[:: -1 if method.order == "backward" else 1]
+    places = {layer.name: index for index, layer in enumerate(prunable)}
+    again = _read_again(graph)
+
+    def completed(masks: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Add the masks of layers that are not pruned, or hold the weights of another."""
+        for layer in graph.layers:
+            for other in again.get(layer.name, ()):
+                if layer.name in masks:
+                    masks = {**masks, other.name: as_read(layer, other, masks[layer.name])}
+        full = {layer.name: layer.shape for layer in graph.layers if layer.name not in masks}
+        masks = masks | {name: jnp.ones(shape, bool) for name, shape in full.items()}
+        return {layer.name: masks[layer.name] for layer in graph.layers}
 
     def prune(masks: dict[str, jax.Array] | None, counts: jax.Array) -> dict[str, jax.Array]:
         weights = kernels
@@ -265,23 +299,29 @@ def _masks(
             weights, counts = lax.optimization_barrier((kernels, counts))
         flows = _flows(graph, weights, peaks, masks) if looks else {}
 
-        def contest(layer: Node) -> Contest:
+        def contest(layer: Node, reach: Reach, seen: Mapping[str, jax.Array]) -> Contest:
             among = None if masks is None else masks[layer.name]
             function, operands = _scored(
-                graph, layer, method, weights[layer.name], flows, gains, key, rescale
+                graph, layer, method, weights, seen, reach, again, key, rescale
             )
             return Contest(function, operands, layer.shape, among)
 
+        seen = dict(masks or {})
+        reach = _reach(graph, weights, seen, flows, gains, measured)
         if method.order is None or not looks:
-            new = select(scope, {layer.name: contest(layer) for layer in graph.layers}, counts)
-            return laid_out(lay, new)
-        new = {}
+            contests = {layer.name: contest(layer, reach, seen) for layer in prunable}
+            return laid_out(lay, completed(select(scope, contests, counts)))
+        new: dict[str, jax.Array] = {}
         for layer in ordered:
             count = counts[places[layer.name]]
-            new |= select(scope, {layer.name: contest(layer)}, count[None])
-            flow = scores.flow(layer, weights[layer.name], peaks[layer.name], new[layer.name])
-            flows = {**flows, layer.name: flow}
-        return laid_out(lay, {layer.name: new[layer.name] for layer in graph.layers})
+            new |= select(scope, {layer.name: contest(layer, reach, seen)}, count[None])
+            for part in (layer, *again.get(layer.name, ())):
+                mask = new[layer.name]
+                mask = as_read(layer, part, mask) if part.reads else mask
+                flow = scores.flow(part, weights[part.name], peaks[part.name], mask)
+                flows, seen = {**flows, part.name: flow}, {**seen, part.name: mask}
+            reach = _reach(graph, weights, seen, flows, gains, measured)
+        return laid_out(lay, completed(new))
 
     if method.steps == 1:
         return _both(prune(start, kept[0]), start), peaks
@@ -298,6 +338,29 @@ def _both(masks: dict[str, jax.Array], start: dict[str, jax.Array] | None) -> di
     return masks if start is None else {name: masks[name] & start[name] for name in masks}
 
 
+def _looks(method: Method) -> bool:
+    return method.score == "lookahead" and method.horizon != 0
+
+
+def _read_again(graph: Graph) -> dict[str, list[Node]]:
+    """Return, by layer, the layers that hold the same weights, read another way."""
+    again: dict[str, list[Node]] = {}
+    for layer in graph.layers:
+        if layer.reads:
+            again.setdefault(layer.reads, []).append(layer)
+    return again
+
+
+def _reach(
+    graph: Graph, kernels: Mapping[str, jax.Array], masks: Mapping[str, jax.Array],
+    flows: scores.Flows, gains: Mapping[str, jax.Array], measured: Mapping[str, Measured],
+) -> Reach:  # fmt: skip
+    def weigh(name: str, amplitudes: jax.Array, forward: bool) -> jax.Array:
+        return scores.weigh(graph[name], kernels[name], amplitudes, forward, masks.get(name))
+
+    return Reach(graph, flows, gains, weigh, measured, {})
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _scores(
     graph: Graph,
@@ -305,31 +368,52 @@ def _scores(
     kernels: dict[str, jax.Array],
     tensors: dict[str, Any],
     key: jax.Array | None,
+    measured: dict[str, Measured],
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    gains = _gains(graph, tensors)
+    gains = _gains(graph, tensors, measured)
     peaks = {name: scores.peak(kernel) for name, kernel in kernels.items()}
-    flows = _flows(graph, kernels, peaks) if method.score == "lookahead" else {}
+    flows = _flows(graph, kernels, peaks) if _looks(method) else {}
+    reach = _reach(graph, kernels, {}, flows, gains, measured)
+    again = _read_again(graph)
     found = {}
     for layer in graph.layers:
-        function, operands = _scored(
-            graph, layer, method, kernels[layer.name], flows, gains, key, False
-        )
+        function, operands = _scored(graph, layer, method, kernels, {}, reach, again, key, False)
         found[layer.name] = function(*operands)
     return found, peaks
 
 
 def _scored(
-    graph: Graph, layer: Node, method: Method, kernel: jax.Array, flows: scores.Flows,
-    gains: Mapping[str, jax.Array], key: jax.Array | None, rescale: bool,
+    graph: Graph, layer: Node, method: Method, kernels: Mapping[str, jax.Array],
+    masks: Mapping[str, jax.Array], reach: Reach, again: Mapping[str, list[Node]],
+    key: jax.Array | None, rescale: bool,
 ) -> tuple[Scored, tuple[Any, ...]]:  # fmt: skip
     """Return the scores of a layer as a function and its operands, for `Contest`."""
-    if method.score == "magnitude":
-        return scores.magnitude, (kernel,)
+    kernel = kernels[layer.name]
     if method.score == "random":
         assert key is not None
         return lambda drawn: drawn, (scores.random(layer, key),)
-    sides = scores.sides(graph, layer, flows, gains, method.direction, rescale)
-    return lambda kernel, sides: scores.lookahead(kernel, layer.groups, sides), (kernel, sides)
+    if not _looks(method):
+        return scores.magnitude, (kernel,)
+    if method.lags:
+        pairs = lags.pair_factors(direct(graph), layer, kernels, masks, reach.gains, rescale)
+        return scores.by_pair, (kernel, pairs)
+    reads = (layer, *again.get(layer.name, ()))
+    found = [
+        scores.sides(reach, read, method.direction, method.horizon, rescale and len(reads) == 1)
+        for read in reads
+    ]
+
+    def function(kernel: jax.Array, *found: scores.Sides) -> jax.Array:
+        first = scores.lookahead(kernel, layer.groups, found[0])
+        if len(found) == 1:
+            return first
+        others = [
+            as_read(read, layer, scores.lookahead(as_read(layer, read, kernel), read.groups, sides))
+            for read, sides in zip(reads[1:], found[1:], strict=True)
+        ]
+        return euclidean(jnp.stack([first, *others]), 0)
+
+    return function, (kernel, *found)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -357,13 +441,44 @@ def _flows(
     }
 
 
-def _gains(graph: Graph, tensors: Mapping[str, Any]) -> dict[str, jax.Array]:
-    return {name: scores.gain(graph[name], parts) for name, parts in tensors.items()}
+def _gains(
+    graph: Graph, tensors: Mapping[str, Any], measured: Mapping[str, Measured]
+) -> dict[str, jax.Array]:
+    """Return what multiplies the outputs of layers and junctions, where something does."""
+    gains = {
+        name: scores.factor(part, parts)
+        if isinstance(part := graph.parts[name], Junction)
+        else scores.gain(part, parts)
+        for name, parts in tensors.items()
+    }
+    for name, found in measured.items():
+        if found.active is not None:
+            gains[name] = gains.get(name, 1.0) * jnp.sqrt(scores.widen(found.active))
+    return gains
+
+
+def checked_measured(graph: Graph, measured: Mapping[str, Measured] | None) -> dict[str, Measured]:
+    """Return measurements that fit the graph.
+
+    Raises:
+      PruningError: if they name another layer, or have another size.
+    """
+    for name, found in (measured or {}).items():
+        layer = graph[name]
+        for field, size in (("input", layer.in_size), ("active", layer.out_size),
+                            ("output", layer.out_size)):  # fmt: skip
+            values = getattr(found, field)
+            if values is not None and jnp.shape(values) != (size,):
+                raise PruningError(
+                    f"measured {field} of layer {name!r} has shape {jnp.shape(values)}: expected "
+                    f"({size},)"
+                )
+    return dict(measured or {})
 
 
 def _warn_if_cancelled(method: Method, scope: Scope) -> None:
     """Say where a factor of the score is the same for all that compete, and so without effect."""
-    if scope.group is None or method.score != "lookahead":
+    if scope.group is None or not _looks(method):
         return
     lost = {-2: "forward", -1: "backward"}.get(scope.axis)
     if lost and method.direction in ("both", lost):
@@ -395,6 +510,11 @@ def checked_method(method: str | Method, steps: int | None = None) -> Method:
             raise PruningError(f"{field} is {getattr(method, field)!r}: expected one of {allowed}")
     if not isinstance(method.steps, int) or method.steps < 1:
         raise PruningError(f"steps is {method.steps!r}: expected a whole number of 1 or more")
+    horizon = method.horizon
+    if horizon != "all" and (not isinstance(horizon, int) or horizon < 0):
+        raise PruningError(f"horizon is {horizon!r}: expected 0, 1, a larger number, or 'all'")
+    if method.lags and (horizon != 1 or method.direction != "both"):
+        raise PruningError("lags look one layer ahead and back: use horizon=1, direction='both'")
     return method
 
 
@@ -403,18 +523,19 @@ def _earlier(graph: Graph, scope: Scope, masks: Any, kept: np.ndarray) -> dict[s
     by_path, found = leaves_by_path(masks), {}
     for layer in graph.layers:
         mask = by_path.get(layer.path)
-        if mask is None or jnp.shape(mask) != layer.shape or not _is_bool(mask):
+        if mask is None or not fits(layer, jnp.shape(mask)) or not _is_bool(mask):
             what = "no array" if mask is None else f"{jnp.result_type(mask)}{list(jnp.shape(mask))}"
             raise PruningError(
                 f"masks hold {what} at {layer.path!r}: expected bool{list(layer.shape)}, as "
                 "lookahead_masks returns"
             )
-        found[layer.name] = jnp.asarray(mask)
+        found[layer.name] = kernel_of(layer, jnp.asarray(mask))
     if scope.unit == (1, 1) and scope.group is None:
-        left = [mask.sum() for mask in found.values()]
+        prunable = {layer.name: found[layer.name] for layer in graph.prunable}
+        left = [mask.sum() for mask in prunable.values()]
         if not any(isinstance(count, jax.core.Tracer) for count in left):
             counts = [int(count) for count in left]
-            names, sums = list(found), counts
+            names, sums = list(prunable), counts
             if scope.compare == "global":
                 names, sums = ["all layers"], [sum(counts)]
             for name, count, wanted in zip(names, sums, kept.tolist(), strict=True):
@@ -437,9 +558,8 @@ def _inputs(
     if method.score == "random" and key is None:
         raise PruningError("random pruning needs a key: pass key=jax.random.key(seed)")
     leaves = leaves_by_path(params)
-    kernels = {layer.name: leaves[layer.path] for layer in graph.layers}
-    looks = method.score == "lookahead"
-    tensors = norm_tensors(graph, params, batch_stats) if looks else {}
+    kernels = {layer.name: kernel_of(layer, leaves[layer.path]) for layer in graph.layers}
+    tensors = norm_tensors(graph, params, batch_stats) if _looks(method) else {}
     return kernels, tensors
 
 
@@ -450,7 +570,7 @@ def _check_finite(
     tensors: Mapping[str, Any],
 ) -> None:
     """Refuse NaN and infinite numbers where they can be seen, which is not under a trace."""
-    named = {f"{graph[name].norm.path}/{part} after layer {name!r}": tensor  # type: ignore[union-attr]
+    named = {_called(graph.parts[name], part): tensor
              for name, parts in tensors.items() for part, tensor in parts.items()}  # fmt: skip
     seen = {name: peak for name, peak in peaks.items() if not isinstance(peak, jax.core.Tracer)}
     for name, peak in jax.device_get(seen).items():
@@ -461,6 +581,13 @@ def _check_finite(
         for name, tensor in named.items():
             if not isinstance(tensor, jax.core.Tracer) and not _all_finite(tensor):
                 raise _not_finite(name, tensor, "entries")
+
+
+def _called(part: Node | Junction, leaf: str) -> str:
+    """Return how an error names what multiplies the channels of a layer or junction."""
+    if isinstance(part, Node) and part.norm:
+        return f"{part.norm.path}/{leaf} after layer {part.name!r}"
+    return f"{leaf} in {part.name!r}"
 
 
 @jax.jit

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from lap_jax.errors import PruningError
-from lap_jax.graphs import IDENTITY, Graph
+from lap_jax.graphs import Graph
+from lap_jax.nodes import IDENTITY
 from lap_jax.paths import leaves_by_path
 from lap_jax.text import text_table
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lap_jax.errors import PruningError
-from lap_jax.graphs import nearest
+from lap_jax.nodes import nearest
 from lap_jax.norms import add_up, in_memory, near_largest, sum_squares
 from lap_jax.selection import Scored, keep_largest_each
 from lap_jax.sparsity import kept_count

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lap_jax.graphs import IDENTITY, Edge, Graph, Node
-from lap_jax.norms import add_up, euclidean, in_memory, near_largest, power_of_two, sum_squares
+from lap_jax.nodes import Junction, Node
+from lap_jax.norms import add_up, in_memory, near_largest, power_of_two, sum_squares
+from lap_jax.reach import Measured, Reach, after, before
 
 Flows = dict[str, tuple[jax.Array, jax.Array]]
 
@@ -64,10 +65,14 @@ def lookahead(kernel: jax.Array, groups: int, sides: Sides) -> jax.Array:
     return score.reshape(kernel.shape)
 
 
+def by_pair(kernel: jax.Array, factors: jax.Array) -> jax.Array:
+    """Return ``|w| * factors[j, k]``, for factors ``[in / groups, out]`` that no sides tell."""
+    return magnitude(kernel) * factors
+
+
 def sides(
-    graph: Graph, layer: Node, flows: Flows, gains: Mapping[str, jax.Array],
-    direction: str, rescale: bool = False,
-) -> Sides:  # fmt: skip
+    reach: Reach, layer: Node, direction: str, horizon: int | str = 1, rescale: bool = False
+) -> Sides:
     """Return what the neighbours of a layer make of its weights.
 
         input[j]**2  = sum over the layers before of a_prev[j]**2 * ||W_prev[j, :]||**2
@@ -77,25 +82,27 @@ def sides(
     paper's tensors of ones, up to a constant).
 
     Args:
-      graph: the graph that ``layer`` is a node of.
+      reach: the graph and what its layers bring and ask for.
       layer: the layer to score.
-      flows: ``{name: (in [in], out [out])}`` of every layer, from `flow`.
-      gains: ``{name: a [out]}`` of every layer that a norm follows, from `gain`.
       direction: "both", "forward" (the next layers alone) or "backward" (the previous alone).
+      horizon: how many layers to look ahead and back, or "all".
       rescale: divide each side by a power of two near its maximum. The order within the layer stays
         the same to the bit, and the scores neither overflow nor underflow.
 
     Returns:
       The two sides; None for the one that the direction leaves out.
     """
-    before = after = None
+    measured = reach.measured.get(layer.name, Measured())
+    left = right = None
     if direction in ("both", "backward"):
-        before = _input(graph, layer, flows, gains)
-        before = before / near_largest(before) if rescale else before
+        left = measured.input
+        left = before(reach, layer.name, horizon) if left is None else widen(left)
+        left = left / near_largest(left) if rescale else left
     if direction in ("both", "forward"):
-        after = _output(graph, layer, flows, gains)
-        after = after / near_largest(after) if rescale else after
-    return Sides(before, after)
+        right = measured.output
+        right = after(reach, layer.name, horizon) if right is None else widen(right)
+        right = right / near_largest(right) if rescale else right
+    return Sides(left, right)
 
 
 def flow(
@@ -153,42 +160,36 @@ def gain(layer: Node, tensors: Mapping[str, jax.Array]) -> jax.Array:
     return factor
 
 
-def _input(graph: Graph, layer: Node, flows: Flows, gains: Mapping[str, Any]) -> jax.Array:
-    ones = jnp.ones(layer.in_size, jnp.float32)
-    branches = [
-        ones
-        if edge.source == IDENTITY
-        else _spread(edge, flows[edge.source][1] * gains.get(edge.source, 1.0), layer)
-        for edge in graph.into(layer.name)
-    ]
-    return _norm(jnp.stack(branches or [ones]))
+def factor(junction: Junction, leaves: Mapping[str, jax.Array]) -> jax.Array:
+    """Return what multiplies the channels of a junction, ``[size]``: ``|leaf + shift|**power``.
+
+    Args:
+      junction: one with factors.
+      leaves: by path.
+    """
+    product = jnp.ones(junction.size, jnp.float32)
+    for part in junction.factors:
+        entries = widen(leaves[part.path]).reshape(-1)
+        if part.entries is not None:
+            entries = entries[part.entries.values]
+        entries = jnp.abs(entries + part.shift)
+        product = product * (entries if part.power == 1 else entries**part.power)
+    return product
 
 
-def _output(graph: Graph, layer: Node, flows: Flows, gains: Mapping[str, Any]) -> jax.Array:
-    ones = jnp.ones((1, layer.out_size), jnp.float32)
-    branches = [
-        ones if edge.target == IDENTITY else _collect(edge, flows[edge.target][0], layer)
-        for edge in graph.out_of(layer.name)
-    ]
-    return _norm(jnp.concatenate(branches or [ones])) * gains.get(layer.name, 1.0)
+def weigh(
+    layer: Node, kernel: jax.Array, amplitudes: jax.Array, forward: bool,
+    mask: jax.Array | None = None,
+) -> jax.Array:  # fmt: skip
+    """Lead amplitudes through a layer's squared weights, to its outputs or back to its inputs.
 
-
-def _spread(edge: Edge, values: jax.Array, target: Node) -> jax.Array:
-    """Bring values per output channel of the source to the input neurons of the target."""
-    width = target.in_size // edge.positions
-    after = width - edge.offset - values.size
-    return jnp.tile(jnp.pad(values, (edge.offset, after)), edge.positions)
-
-
-def _collect(edge: Edge, values: jax.Array, source: Node) -> jax.Array:
-    """Bring values per input neuron of the target to the source, a row per position."""
-    per_position = values.reshape(edge.positions, -1)
-    return per_position[:, edge.offset : edge.offset + source.out_size]
-
-
-def _norm(rows: jax.Array) -> jax.Array:
-    """Return the norm over the first axis; of a single row, the row itself."""
-    return rows[0] if rows.shape[0] == 1 else euclidean(rows, 0)
+    ``sqrt(sum over j of W[j, k]**2 * amplitudes[j]**2)``, or the same over ``k``.
+    """
+    near = near_largest(amplitudes)
+    amplitudes = amplitudes / near
+    sides = Sides(amplitudes, None) if forward else Sides(None, amplitudes)
+    weighted = lookahead(kernel, layer.groups, sides)
+    return near * flow(layer, weighted, jnp.max(weighted), mask)[forward]
 
 
 def widen(array: jax.Array) -> jax.Array:

@@ -10,7 +10,8 @@ from functools import partial
 import jax
 
 from lap_jax.errors import PruningError
-from lap_jax.graphs import Graph, nearest
+from lap_jax.graphs import Graph
+from lap_jax.nodes import nearest
 
 Sparsity = float | Sequence[float] | Mapping[str, float]
 

@@ -43,9 +43,13 @@ PROMISED = {
 
 
 def imported(path: Path) -> set[str]:
-    """Full names of the modules that a file imports, anywhere in it."""
+    """Full names of the modules that a file imports, anywhere in it but for types alone."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):

@@ -1,0 +1,260 @@
+"""Graphs made from graphs: what the user knows better, and other ways to see shortcuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lap_jax.errors import PruningError
+from lap_jax.nodes import IDENTITY, Edge, Junction, Norm, nearest
+
+if TYPE_CHECKING:
+    from lap_jax.graphs import Graph
+
+
+def pin(graph: Graph, *names: str) -> Graph:
+    """Return the graph with layers that are not pruned, but neighbours of those that are.
+
+    Raises:
+      PruningError: for a name that no layer has, or if nothing is left to prune.
+    """
+    found = replace(graph, pinned=graph.pinned | {graph[name].name for name in names})
+    if not found.prunable:
+        raise PruningError("every layer is pinned: leave one to prune")
+    return found
+
+
+def cut(graph: Graph, source: str, target: str) -> Graph:
+    """Return the graph without the edges from one layer or junction to another.
+
+    Raises:
+      PruningError: if there is none.
+    """
+    edges = tuple(edge for edge in graph.edges if (edge.source, edge.target) != (source, target))
+    if len(edges) == len(graph.edges):
+        for name in (source, target):
+            if name != IDENTITY and name not in graph.parts:
+                hint = nearest(name, graph.parts)
+                raise PruningError(f"no layer or junction {name!r} in the graph{hint}")
+        raise PruningError(f"no edge leads from {source!r} to {target!r}: nothing to cut")
+    return replace(graph, edges=edges)
+
+
+def connect(graph: Graph, *edges: Edge) -> Graph:
+    """Return the graph with more edges.
+
+    Raises:
+      PruningError: if an end is unknown, or the channels of the source do not fit the target.
+    """
+    for edge in edges:
+        for name in (edge.source, edge.target):
+            if name != IDENTITY and name not in graph.parts:
+                hint = nearest(name, graph.parts)
+                raise PruningError(f"no layer or junction {name!r} in the graph{hint}")
+        if IDENTITY in (edge.source, edge.target):
+            continue
+        source, target = graph.parts[edge.source], graph.parts[edge.target]
+        if edge.pairs is not None:
+            limits = edge.pairs.values.max(0, initial=-1)
+            fits = limits[0] < source.out_size and limits[1] < target.in_size
+        else:
+            width = target.in_size // max(edge.positions, 1)
+            fits = (
+                edge.positions > 0
+                and width * edge.positions == target.in_size
+                and edge.offset + source.out_size <= width
+            )
+        if not fits:
+            raise PruningError(
+                f"the edge from {edge.source!r} with {source.out_size} outputs does not fit "
+                f"{edge.target!r} with {target.in_size} inputs: mend positions, offset or pairs"
+            )
+    return replace(graph, edges=(*graph.edges, *edges))
+
+
+def main_path(graph: Graph) -> Graph:
+    """Return the graph without shortcuts: of a sum the branch through most layers stays.
+
+    That is the order in which the paper and its code see a residual network. Layers that only a
+    shortcut had, such as projections, are gone.
+    """
+    drop = set(_shortcuts(graph))
+    edges = [edge for edge in graph.edges if edge not in drop]
+    return fold_norms(_contracted(_without_dead(graph, replace(graph, edges=tuple(edges)))))
+
+
+def identity_shortcuts(graph: Graph) -> Graph:
+    """Return the graph with ones for what shortcuts bring, and for what becomes of it.
+
+    Of a sum the branch through most layers stays, beside an identity branch; a layer that another
+    branch came from keeps its next layer on the main path, beside an identity branch.
+    """
+    drop = dict.fromkeys(_shortcuts(graph))
+    edges: dict[Edge, None] = {edge: None for edge in graph.edges if edge not in drop}
+    for edge in drop:
+        edges[Edge(IDENTITY, edge.target)] = None
+        if edge.source != IDENTITY:
+            edges[Edge(edge.source, IDENTITY)] = None
+    return replace(graph, edges=tuple(edges))
+
+
+def direct(graph: Graph) -> Graph:
+    """Return the graph with edges from layer to layer in place of sums.
+
+    Raises:
+      PruningError: where a junction is more than a plain sum of the same channels.
+    """
+    sums = {junction.name: junction for junction in graph.junctions}
+    sources: dict[str, dict[str, float]] = {}
+    for junction in graph.junctions:  # in order: what a junction reads comes before it
+        found: dict[str, float] = {}
+        for edge in graph.into(junction.name):
+            if edge.positions != 1 or edge.offset or edge.pairs is not None:
+                break
+            for name, scale in sources.get(edge.source, {edge.source: 1.0}).items():
+                found[name] = found.get(name, 0.0) + scale * edge.scale
+        else:
+            if junction.kind == "sum" and not junction.factors:
+                sources[junction.name] = found
+    edges: dict[Edge, None] = {}
+    for edge in graph.edges:
+        if edge.target in sources:
+            continue
+        for end in (edge.source, edge.target):
+            if end in sums and end not in sources:
+                raise PruningError(
+                    f"{end!r} ({sums[end].kind}) is more than a sum of layers: the exact "
+                    "distortion of convolutions does not reach through it; use lags=False"
+                )
+        for name, scale in sources.get(edge.source, {edge.source: 1.0}).items():
+            if IDENTITY not in (name, edge.target) or name != edge.target:
+                edges[replace(edge, source=name, scale=scale * edge.scale)] = None
+    return replace(graph, edges=tuple(edges), junctions=())
+
+
+def fold_norms(graph: Graph) -> Graph:
+    """Give layers the norms right behind them, which then need no junction of their own."""
+    norms: dict[str, Norm] = {}
+    replaced: dict[str, str] = {}
+    layers = {layer.name: layer for layer in graph.layers}
+    for junction in graph.junctions:
+        edges, norm = graph.into(junction.name), _as_norm(junction)
+        if norm is None or len(edges) != 1 or edges[0] != Edge(edges[0].source, junction.name):
+            continue
+        source = edges[0].source
+        if (
+            source in layers
+            and layers[source].norm is None
+            and layers[source].out_size == junction.size
+            and len(graph.out_of(source)) == 1
+        ):
+            norms[source], replaced[junction.name] = norm, source
+    return replace(
+        graph,
+        layers=tuple(
+            replace(layer, norm=norms.get(layer.name, layer.norm)) for layer in graph.layers
+        ),
+        junctions=tuple(part for part in graph.junctions if part.name not in replaced),
+        edges=tuple(
+            replace(edge, source=replaced.get(edge.source, edge.source))
+            for edge in graph.edges
+            if edge.target not in replaced
+        ),
+    )
+
+
+def _as_norm(junction: Junction) -> Norm | None:
+    """Return the norm whose gain a junction's factors are, if they are one's."""
+    ends = {1.0: "/scale", -0.5: "/var"}
+    stems = {factor.path.removesuffix(ends.get(factor.power, "/?")) for factor in junction.factors}
+    powers = [factor.power for factor in junction.factors]
+    if junction.kind != "sum" or len(stems) != 1 or len(set(powers)) != len(powers):
+        return None
+    (stem,) = stems
+    for factor in junction.factors:
+        shifted = factor.shift != 0 and factor.power == 1
+        if factor.path != stem + ends.get(factor.power, "/?") or factor.entries or shifted:
+            return None
+    epsilon = [factor.shift for factor in junction.factors if factor.power == -0.5]
+    return Norm(stem, epsilon=epsilon[0]) if epsilon else Norm(stem, statistics=False)
+
+
+def _shortcuts(graph: Graph) -> list[Edge]:
+    """Return the edges into sums that do not come through the most layers."""
+    depths: dict[str, int] = {IDENTITY: 0}
+    place = {layer.name: index for index, layer in enumerate(graph.layers)}
+
+    def depth(name: str) -> int:
+        stack = [name]
+        while stack:
+            top = stack[-1]
+            sources = [edge.source for edge in graph.into(top)]
+            missing = [source for source in sources if source not in depths]
+            ahead = [source for source in missing if source not in stack]
+            if ahead:
+                stack += ahead
+                continue
+            own = max((depths.get(source, 0) for source in sources), default=0)
+            depths[stack.pop()] = own + (top in place)
+        return depths[name]
+
+    found = []
+    for junction in graph.junctions:
+        edges = graph.into(junction.name)
+        if junction.kind != "sum" or _is_concatenation(edges):
+            continue
+        best = max(edges, key=lambda edge: (depth(edge.source), place.get(edge.source, -1)))
+        found += [edge for edge in edges if edge is not best]
+    return found
+
+
+def _is_concatenation(edges: Iterable[Edge]) -> bool:
+    """Return whether no two edges reach the same input."""
+    reached: set[tuple[int, int]] = set()
+    for edge in edges:
+        if edge.pairs is not None:
+            new = {(0, int(row)) for row in edge.pairs.values[:, 1]}
+        else:
+            new = {(1, edge.offset)}
+        if reached & new or len({kind for kind, _ in reached | new}) > 1:
+            return False
+        reached |= new
+    return True
+
+
+def _without_dead(before: Graph, graph: Graph) -> Graph:
+    """Remove what led somewhere before, and leads nowhere now."""
+    while True:
+        dead = {name for name in graph.parts if before.out_of(name) and not graph.out_of(name)}
+        if not dead:
+            return graph
+        graph = replace(
+            graph,
+            layers=tuple(layer for layer in graph.layers if layer.name not in dead),
+            junctions=tuple(part for part in graph.junctions if part.name not in dead),
+            edges=tuple(edge for edge in graph.edges if edge.target not in dead),
+        )
+
+
+def _contracted(graph: Graph) -> Graph:
+    """Remove sums of a single branch, which pass it on as it is."""
+    for junction in graph.junctions:
+        edges = graph.into(junction.name)
+        plain = len(edges) == 1 and edges[0] == Edge(
+            edges[0].source, junction.name, scale=edges[0].scale
+        )
+        if junction.factors or not plain:
+            continue
+        (inner,) = edges
+        kept = [part for part in graph.junctions if part.name != junction.name]
+        graph = replace(
+            graph,
+            junctions=tuple(kept),
+            edges=tuple(
+                replace(edge, source=inner.source) if edge.source == junction.name else edge
+                for edge in graph.edges
+                if edge.target != junction.name
+            ),
+        )
+    return replace(graph, edges=tuple(replace(edge, scale=1.0) for edge in graph.edges))
