@@ -132,11 +132,14 @@ class Trainer:
 
         The batches of a network depend on its key and the step's number alone.
         """
+        keys, data = self._placed(keys), self._resident("train", len(keys))
+        if self._stepwise:
+            program = self._program("step", len(keys))
+            for index in range(first, first + count):
+                training = program(training, keys, np.int32(index), data)
+            return training
         program = self._program("advance", len(keys))
-        return program(
-            training, self._placed(keys), np.int32(first), np.int32(count),
-            self._resident("train", len(keys)),
-        )  # fmt: skip
+        return program(training, keys, np.int32(first), np.int32(count), data)
 
     def errors(self, training: Training, split: str, examples: int = 0) -> Errors:
         """Evaluate on the first ``examples`` of "train" or "test"; 0: on all of them."""
@@ -177,6 +180,18 @@ class Trainer:
         room = 0.8 * min(limit for limit in limits if limit) - data
         return len(self.devices) * max(int(room // self.bytes_per_network()), 1)
 
+    @cached_property
+    def _stepwise(self) -> bool:
+        """Whether to start every step from the host.
+
+        Inside a loop, be it over steps or over networks, XLA leaves the gradient of a convolution's
+        kernel in a form for which its CPU backend has slow code only: twenty times and more.
+        """
+        if self.devices[0].platform != "cpu":
+            return False
+        shapes = jax.eval_shape(self._init, jax.random.key(0)).params
+        return any(leaf.ndim > 2 for leaf in jax.tree.leaves(shapes))
+
     def _mesh(self, lanes: int) -> jax.sharding.Mesh:
         devices = self.devices[: self.used(lanes)]
         return jax.sharding.Mesh(np.array(devices), ("networks",))
@@ -201,12 +216,13 @@ class Trainer:
         place = name, self.used(lanes), *static
         if place not in self._programs:
             mesh = self._mesh(lanes)
-            each = partial(_each, mesh.devices.flat[0].platform != "cpu")
+            each: Any = partial(_each, mesh.devices.flat[0].platform != "cpu")
             # The function, and how many of its arguments have an axis of networks.
             recipes: dict[str, tuple[Callable[..., Any], int, int]] = {
                 "init": (partial(each, self._init), 1, 0),
                 "start": (partial(each, self._begin), 2, 0),
                 "advance": (partial(self._steps, each), 2, 3),
+                "step": (self._one_step, 2, 2),
                 "errors": (partial(self._evaluate, each, sum(static)), 1, 1),
             }
             function, own, shared = recipes[name]
@@ -214,7 +230,7 @@ class Trainer:
                 function, mesh=mesh, in_specs=(P("networks"),) * own + (P(),) * shared,
                 out_specs=P("networks"), check_vma=False,
             )  # fmt: skip
-            donated = (0,) if name == "advance" else ()
+            donated = (0,) if name in ("advance", "step") else ()
             self._programs[place] = jax.jit(mapped, donate_argnums=donated)
         return self._programs[place]
 
@@ -237,6 +253,14 @@ class Trainer:
             return lax.fori_loop(first, first + count, body, training)
 
         return each(one, training, keys)
+
+    def _one_step(self, training: Training, keys: jax.Array, index: Any, data: Data) -> Training:
+        lanes = [
+            self._step(jax.tree.map(lambda leaf: leaf[lane], training),  # noqa: B023
+                       jax.random.fold_in(keys[lane], index), data)
+            for lane in range(len(keys))
+        ]  # fmt: skip
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
 
     def _step(self, training: Training, key: jax.Array, data: Data) -> Training:
         (params, batch_stats), state = training

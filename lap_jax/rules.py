@@ -172,7 +172,7 @@ def _equation(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Valu
     if movement is not None:
         return [_move(values[0], shape, *movement)]
     if all(isinstance(value, Known) for value in values):
-        return [Known(tuple(var.aval.shape), None) for var in eqn.outvars]  # type: ignore[attr-defined]
+        return [_opaque(values, tuple(var.aval.shape)) for var in eqn.outvars]  # type: ignore[attr-defined]
     if name in LINEAR:
         return [_fit(values[0], shape)]
     if name in COMPARISON:
@@ -180,6 +180,12 @@ def _equation(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Valu
     if name in ELEMENTWISE:
         return [_nonlinear(draft, eqn, values, shape)]
     return _barrier(draft, eqn, values, f"{name} is not known to keep channels apart")
+
+
+def _opaque(values: Sequence[Value], shape: tuple[int, ...]) -> Known:
+    """Return a value that is some function of parameters, and no product of their powers."""
+    found = [views.leaves(value) for value in values if isinstance(value, Known)]
+    return Known(shape, None, leaves=frozenset().union(*found))
 
 
 def _constants(eqn: JaxprEqn, values: list[Known]) -> list[Value]:
@@ -373,9 +379,9 @@ def _shifted(a: Known, b: Known, eqn: JaxprEqn) -> Known:
         a, b = b, a
     view = a.kernel
     if view is None or a.scale != 1.0 or not b.is_constant or b.compute is None:
-        return Known(shape, None)
+        return _opaque((a, b), shape)
     if math.prod(b.shape) != 1 or eqn.primitive.name == "sub":
-        return Known(shape, None)
+        return _opaque((a, b), shape)
     number = float(str(np.float32(np.asarray(b.compute()).ravel()[0])))
     return _known(_fit(Known(a.shape, (Power(view, 1.0, number),)), shape))
 
@@ -494,7 +500,7 @@ def _inverse(known: Known) -> Known:
 
 def _known_product(a: Known, b: Known) -> Known:
     if a.powers is None or b.powers is None:
-        return Known(a.shape, None)
+        return _opaque((a, b), a.shape)
     scale = math.prod(views.size_of(part) if part.is_constant else part.scale for part in (a, b))
     return Known(a.shape, (*a.powers, *b.powers), scale)
 
@@ -524,7 +530,7 @@ def _gained(draft: Draft, act: Act, powers: tuple[Power, ...], line: str) -> Act
     for power in powers:
         axes = [axis for axis, by in enumerate(power.view.strides) if by]
         columns.append(channels.held(views.entries(power.view, axes), act.shape))
-    numbers, rows = channels.distinct([column.astype(np.int64) for column in columns], own)
+    numbers, rows = channels.distinct(columns, own)
     root = act.routes[0].node if own == 1 and not act.unit else None
     entries = tuple(rows[:, own + place] for place in range(len(powers)))
     name = draft.junction("sum", len(rows), line, powers, entries, root)
@@ -568,7 +574,7 @@ def _power(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
         powers = tuple(power._replace(power=power.power * by) for power in value.powers)
         return [Known(shape, powers, value.scale**by)]
     if isinstance(value, Known):
-        return [Known(shape, None)]
+        return [_opaque(values, shape)]
     return [_nonlinear(draft, eqn, values, shape)]
 
 
@@ -579,7 +585,7 @@ def _select(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]
     if all(isinstance(case, Known) for case in cases):
         if isinstance(values[0], Act):
             return [_plain(values, shape)]
-        return [Known(shape, None)]
+        return [_opaque(values, shape)]
     found = functools.reduce(lambda a, b: _added(draft, eqn, a, b, 0.0), cases)
     assert isinstance(found, Act)
     return [
@@ -593,7 +599,7 @@ def _extreme(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value
     """`max` and `min`."""
     shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[attr-defined]
     if all(isinstance(value, Known) for value in values):
-        return [Known(shape, None)]
+        return [_opaque(values, shape)]
     return [_nonlinear(draft, eqn, values, shape)]
 
 
@@ -607,7 +613,7 @@ def _reduce(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]
     axes = eqn.params["axes"]
     shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[attr-defined]
     if isinstance(act, Known):
-        return [Known(shape, None)]
+        return [_opaque(values, shape)]
     kept = [axis for axis in range(len(act.shape)) if axis not in axes]
     count = math.prod(act.shape[axis] for axis in axes)
     sums = eqn.primitive.name == "reduce_sum"
@@ -630,7 +636,7 @@ def _window(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]
     params, act = eqn.params, values[0]
     shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[attr-defined]
     if not isinstance(act, Act):
-        return [Known(shape, None)]
+        return [_opaque(values, shape)]
     window = params["window_dimensions"]
     axes = [axis for axis, size in enumerate(window) if size > 1 or shape[axis] != act.shape[axis]]
     strides = params["window_strides"]
@@ -670,7 +676,7 @@ def _concatenate(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[V
 def _join(values: Sequence[Value], axis: int, shape: tuple[int, ...]) -> Value:
     acts = [value for value in values if isinstance(value, Act)]
     if not acts:
-        return Known(shape, None)
+        return _opaque(values, shape)
     kinds: dict[tuple[Any, ...], None] = {}
     for act in acts:
         kinds |= dict.fromkeys((r.node, r.scale, r.linear, r.pool) for r in act.routes)
@@ -694,7 +700,7 @@ def _pad(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
     act = values[0]
     shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[attr-defined]
     if not isinstance(act, Act):
-        return [Known(shape, None)]
+        return [_opaque(values, shape)]
     config = eqn.params["padding_config"]
 
     def padded(ids: np.ndarray) -> np.ndarray:
@@ -744,7 +750,7 @@ def _update(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]
     """`dynamic_update_slice`, such as a cache's: what is written, where channels do not change."""
     operand, update, shape = values[0], values[1], values[0].shape
     if isinstance(operand, Known) and isinstance(update, Known):
-        return [Known(shape, None)]
+        return [_opaque(values, shape)]
     free = [axis for axis, size in enumerate(update.shape) if size != shape[axis]]
     if isinstance(update, Act) and _are_constant(update, free):
         grown = channels.moved(
@@ -771,6 +777,14 @@ def _barrier(draft: Draft, eqn: JaxprEqn, values: Sequence[Value], why: str) -> 
     ]
 
 
+def _unread(draft: Draft, eqn: JaxprEqn, values: Sequence[Value], known: Known) -> Sequence[Value]:
+    """Lose all channels at a kernel that is made of parameters in another way."""
+    why = "its kernel is not just one parameter or a part of it, and is not in the graph"
+    names = [leaf.removesuffix("/kernel") for leaf in sorted(views.leaves(known))]
+    draft.report(Loss("", eqn.primitive.name, draft.where(eqn), why), names, names)
+    return _barrier(draft, eqn, values, why)
+
+
 _QUIET = frozenset(("random_bits", "random_wrap", "random_unwrap", "threefry2x32"))
 
 
@@ -778,7 +792,7 @@ def _dot(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
     (contract, batch), (a, b) = eqn.params["dimension_numbers"], values
     shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[attr-defined]
     if isinstance(a, Known) and isinstance(b, Known):
-        return [Known(shape, None)]
+        return [_opaque(values, shape)]
     if isinstance(a, Act) and isinstance(b, Act):
         return [_contraction(draft, eqn, a, b, contract, batch, shape)]
     swapped = isinstance(a, Known)
@@ -811,7 +825,7 @@ def _dot(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
         roles = [(), tuple(known_in), tuple(known_batch), tuple(known_free)]
         node = _layer(draft, view, roles)
     if node is None:
-        return _barrier(draft, eqn, values, "the kernel is not a part of one parameter")
+        return _unread(draft, eqn, values, known)
     # Rows of the kernel, along the axes of the activation that they are paired with.
     rows = _paired(view, [*known_batch, *known_in], [*act_batch, *act_in], act.shape, known_batch)
     _into(draft, act, rows, node, [*act_batch, *act_in])
@@ -979,7 +993,7 @@ def _conv(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
     params, (act, known) = eqn.params, values
     shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[attr-defined]
     if isinstance(act, Known) and isinstance(known, Known):
-        return [Known(shape, None)]
+        return [_opaque(values, shape)]
     if not isinstance(act, Act) or not isinstance(known, Known):
         return _barrier(draft, eqn, values, "the kernel depends on the data")
     dims = params["dimension_numbers"]
@@ -997,13 +1011,13 @@ def _conv(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
         return [channels.moved(act, shape, blurred, lambda view: None)]
     view = known.kernel
     if view is None or view.leaf not in draft.kernels or params["batch_group_count"] != 1:
-        return _barrier(draft, eqn, values, "the kernel is not a part of one parameter")
+        return _unread(draft, eqn, values, known)
     node = _layer(
         draft, view, [tuple(window), (into,), (), (out,)], max(params["window_strides"], default=1),
         groups,
     )  # fmt: skip
     if node is None:
-        return _barrier(draft, eqn, values, "the kernel is not a part of one parameter")
+        return _unread(draft, eqn, values, known)
     if max(params["rhs_dilation"], default=1) > 1 or len(set(params["window_strides"])) > 1:
         draft.nodes[node] = replace(draft.nodes[node], strides=0)
     rows = channels.numbered(act.shape, [feature], [act.shape[feature]])
@@ -1024,7 +1038,7 @@ def _gather(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]
         assert isinstance(moved, Act)
         return [moved._replace(losses=moved.losses | _losses([index]))]
     if isinstance(index, Known):
-        return [Known(shape, None)]
+        return [_opaque(values, shape)]
     dims, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     view = table.kernel
     looked = tuple(dims.collapsed_slice_dims)

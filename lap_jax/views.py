@@ -129,12 +129,14 @@ class Known(NamedTuple):
       powers: it is their product times ``scale``; None where it is no such product.
       scale: a number.
       compute: gives the value of a constant, which no parameter is part of.
+      leaves: paths of the parameters, where ``powers`` do not tell them.
     """
 
     shape: tuple[int, ...]
     powers: tuple[Power, ...] | None = ()
     scale: float = 1.0
     compute: Callable[[], Any] | None = None
+    leaves: frozenset[str] = frozenset()
 
     @property
     def kernel(self) -> View | None:
@@ -147,6 +149,11 @@ class Known(NamedTuple):
     def is_constant(self) -> bool:
         """Whether no parameter is part of it."""
         return self.powers == ()
+
+
+def leaves(known: Known) -> frozenset[str]:
+    """Return the paths of the parameters that a value depends on."""
+    return known.leaves | {power.view.leaf for power in known.powers or ()}
 
 
 def size_of(known: Known) -> float:
@@ -167,7 +174,7 @@ def moved(known: Known, change: Callable[[View], View | None], shape: tuple[int,
         return known._replace(shape=shape)
     views = [change(power.view) for power in known.powers]
     if any(view is None for view in views):
-        return Known(shape, None)
+        return Known(shape, None, leaves=leaves(known))
     powers = tuple(
         power._replace(view=view)
         for power, view in zip(known.powers, views, strict=True)

@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: masks, scale, training."""
+"""Command line of the benchmarks: masks, scale, training, accuracy."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from typing import Literal
 
 import tyro
 
+from experiments.benchmarks.accuracy import Accuracy, accuracy
 from experiments.benchmarks.scale import Scale, scale
 from experiments.benchmarks.training import Training, training
+from experiments.datasets import DataError
 from experiments.devices import one_device_per_core
 from experiments.results import write_atomically
 from lap_jax import PruningError
@@ -57,7 +59,7 @@ class Masks:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     command = tyro.cli(
-        Masks | Scale | Training, prog="python -m experiments.benchmarks", args=arguments
+        Masks | Scale | Training | Accuracy, prog="python -m experiments.benchmarks", args=arguments
     )
     try:
         if isinstance(command, Scale):
@@ -65,9 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif isinstance(command, Training):
             one_device_per_core()
             print(training(command))
+        elif isinstance(command, Accuracy):
+            one_device_per_core()
+            print(accuracy(command))
         else:
             masks(command)
-    except (ValueError, PruningError, OSError, subprocess.CalledProcessError) as error:
+    except (ValueError, DataError, PruningError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

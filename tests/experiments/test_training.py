@@ -104,6 +104,24 @@ def test_steps_in_pieces_are_the_steps_at_once():
     )
 
 
+@pytest.mark.parametrize("networks", [2, 4])
+def test_steps_from_the_host_are_those_of_the_loop(networks):
+    ends = []
+    for from_host in (False, True):
+        trainer, *_ = toy(devices=2)
+        trainer._stepwise = from_host
+        training = begin(trainer, networks, 0.5)[2]
+        ends.append(trainer.advance(training, keys(networks), 3, 5))
+    chex.assert_trees_all_close(*ends, atol=1e-6)
+
+
+def test_only_convolutions_on_a_cpu_take_steps_from_the_host():
+    trainer, apply, data = toy()
+    assert not trainer._stepwise
+    init = lambda key: Network({"kernel": jnp.ones((3, 3, 1, 2))}, {})  # noqa: E731
+    assert Trainer(apply, init, lap_jax.keep_pruned, data, data, 8)._stepwise
+
+
 def test_other_masks_and_numbers_of_steps_compile_nothing(count_compilations):
     trainer, *_ = toy()
     trainer.advance(begin(trainer)[2], keys(), 0, 20)
