@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: masks, scale, training, accuracy."""
+"""Command line of the benchmarks: masks, scale, training, distortion, accuracy."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Literal
 import tyro
 
 from experiments.benchmarks.accuracy import Accuracy, accuracy
+from experiments.benchmarks.distortion import Distortion, distortion
 from experiments.benchmarks.scale import Scale, scale
 from experiments.benchmarks.training import Training, training
 from experiments.datasets import DataError
@@ -59,7 +60,9 @@ class Masks:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     command = tyro.cli(
-        Masks | Scale | Training | Accuracy, prog="python -m experiments.benchmarks", args=arguments
+        Masks | Scale | Training | Distortion | Accuracy,
+        prog="python -m experiments.benchmarks",
+        args=arguments,
     )
     try:
         if isinstance(command, Scale):
@@ -67,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif isinstance(command, Training):
             one_device_per_core()
             print(training(command))
+        elif isinstance(command, Distortion):
+            print(distortion(command))
         elif isinstance(command, Accuracy):
             one_device_per_core()
             print(accuracy(command))

@@ -119,7 +119,8 @@ TRANSFORMER_WAYS = ("MP", "Wanda", "LAP", "all", "LAP-measured")
 
 MODELS: dict[str, Model] = {
     "resnet18": Model(
-        _resnet18, ("MP", "Eq5", "lags-path", "LAP", "all", "Wanda", "LAP-act", "LAP-measured"),
+        _resnet18,
+        ("MP", "Eq5", "lags-path", "LAP", "lags", "all", "Wanda", "LAP-act", "LAP-measured"),
         ("Conv_0", "*shortcut", "Dense_0"), 0.9, 64, 1e-3, 16, resnet.chain(),
     ),
     "conv6": Model(
