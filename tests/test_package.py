@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,6 +150,19 @@ def readme_blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
+class Network(nn.Module):
+    """The model of those parameters."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for width in (4, 6, 6, 6):
+            x = nn.relu(nn.BatchNorm(use_running_average=True)(nn.Conv(width, (3, 3))(x)))
+        x = nn.max_pool(x, (4, 4), (4, 4)).reshape(x.shape[0], -1)
+        for width in (12, 10):
+            x = nn.relu(nn.Dense(width)(x))
+        return nn.Dense(3)(x)
+
+
 def model() -> dict[str, Any]:
     """What the README's examples take as given: parameters of a small Flax model."""
     rng = np.random.default_rng(0)
@@ -177,6 +191,8 @@ def model() -> dict[str, Any]:
         "params": params,
         "batch_stats": stats,
         "variables": {"params": params, "batch_stats": stats},
+        "model": Network(),
+        "images": jnp.ones((2, 8, 8, 1)),
     }
 
 
