@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from lap_jax.errors import PruningError
 from lap_jax.graphs import Graph
-from lap_jax.nodes import IDENTITY
+from lap_jax.kernels import kernel_of
+from lap_jax.nodes import IDENTITY, Node
 from lap_jax.paths import leaves_by_path
 from lap_jax.text import text_table
 
@@ -95,40 +97,57 @@ def summarize(masks: Any, graph: Graph | None = None) -> Summary:
     }
     if not kernels:
         raise PruningError("the masks hold no kernel: pass what lookahead_masks returned")
-    missing = [layer.path for layer in graph.layers if layer.path not in kernels] if graph else []
+    if graph is None:
+        return Summary(tuple(_row(path, mask) for path, mask in kernels.items()))
+    missing = [layer.path for layer in graph.layers if layer.path not in kernels]
     if missing:
         raise PruningError(f"the masks hold no kernel {missing[0]!r}, which the graph names")
-    alive = {path: mask.any(tuple(range(mask.ndim - 1))) for path, mask in kernels.items()}
-    if graph is not None:
-        alive |= {layer.path: alive[layer.path] & _is_read(layer.name, kernels, graph)
-                  for layer in graph.layers}  # fmt: skip
-        order = {layer.path: kernels[layer.path] for layer in graph.layers}
-        kernels = order | kernels
+    parts = {
+        layer.name: np.asarray(kernel_of(layer, kernels[layer.path])) for layer in graph.layers
+    }
+    read = _read(graph, parts)
+    named = {layer.path for layer in graph.layers}
+    rows = [
+        _row(layer.name, parts[layer.name], read[layer.name])
+        for layer in graph.layers
+        if not layer.reads
+    ]
     return Summary(
-        tuple(
-            SummaryRow(
-                path.removesuffix("/kernel"),
-                mask.shape,
-                mask.size,
-                int(mask.sum()),
-                int((~alive[path]).sum()),
-                mask.shape[-1],
-            )
-            for path, mask in kernels.items()
-        )
+        (*rows, *(_row(path, mask) for path, mask in kernels.items() if path not in named))
     )
 
 
-def _is_read(name: str, kernels: dict[str, np.ndarray], graph: Graph) -> np.ndarray:
-    """Which output neurons of a layer some next layer reads, or the network's output does."""
-    layer, edges = graph[name], graph.out_of(name)
-    read = np.full(layer.out_size, not edges or any(edge.target == IDENTITY for edge in edges))
-    for edge in edges:
-        if edge.target == IDENTITY:
-            continue
-        target = graph[edge.target]
-        mask = kernels[target.path].reshape(-1, target.shape[-2], target.groups,
-                                            target.shape[-1] // target.groups)  # fmt: skip
-        reads = np.any(mask, axis=(0, 3)).T.reshape(edge.positions, -1).any(axis=0)
-        read |= reads[edge.offset : edge.offset + layer.out_size]
+def _row(path: str, mask: np.ndarray, read: np.ndarray | None = None) -> SummaryRow:
+    alive = mask.any(tuple(range(mask.ndim - 1)))
+    if read is not None:
+        alive = alive & read
+    return SummaryRow(
+        path.removesuffix("/kernel"), mask.shape, mask.size, int(mask.sum()),
+        int((~alive).sum()), mask.shape[-1],
+    )  # fmt: skip
+
+
+def _read(graph: Graph, parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return which outputs of each layer or junction some next layer reads, or the output does."""
+    read = {name: np.zeros(part.out_size, bool) for name, part in graph.parts.items()}
+    # Junctions lead to later ones alone, so that one pass backwards tells them all.
+    for part in reversed(graph.parts.values()):
+        edges = graph.out_of(part.name)
+        found = np.full(part.out_size, not edges or any(e.target == IDENTITY for e in edges))
+        for edge in edges:
+            if edge.target == IDENTITY:
+                continue
+            target = graph.parts[edge.target]
+            if isinstance(target, Node):
+                mask = parts[edge.target]
+                groups = (-1, target.shape[-2], target.groups, target.shape[-1] // target.groups)
+                asked = np.any(mask.reshape(groups), axis=(0, 3)).T.reshape(-1)
+            else:
+                asked = read[edge.target]
+            if edge.pairs is not None:
+                np.logical_or.at(found, edge.pairs.values[:, 0], asked[edge.pairs.values[:, 1]])
+            else:
+                rows = asked.reshape(edge.positions, -1).any(axis=0)
+                found |= rows[edge.offset : edge.offset + part.out_size]
+        read[part.name] = found
     return read

@@ -542,6 +542,27 @@ def test_a_picture(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model.svg"]
 
 
+def test_a_summary_counts_dead_neurons_through_sums_and_stacks() -> None:
+    params, model = residual(1)
+    graph = lap_jax.trace(model, params, jnp.ones((1, 5)))
+    masks = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), params)
+    masks["a0"]["kernel"] = masks["a0"]["kernel"].at[2].set(False)
+    assert lap_jax.summarize(masks, graph).total.dead == 0  # the head still reads channel 2
+    masks["head"]["kernel"] = masks["head"]["kernel"].at[2].set(False)
+    rows = {row.layer: row.dead for row in lap_jax.summarize(masks, graph).rows}
+    assert rows == {"stem": 1, "a0": 0, "b0": 1, "head": 0}
+    stacked = kernels((4, 4), (3, 4, 4))
+    graph = lap_jax.trace(
+        lambda p, x: lax.scan(lambda h, k: (h @ k, None), x @ w(p, "a"), w(p, "b"))[0],
+        stacked,
+        jnp.ones((1, 4)),
+    )
+    full = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), stacked)
+    full["b"]["kernel"] = full["b"]["kernel"].at[1, 3].set(False)
+    rows = {row.layer: row.dead for row in lap_jax.summarize(full, graph).rows}
+    assert rows == {"a": 0, "b[0]": 1, "b[1]": 0, "b[2]": 0}
+
+
 def test_lags_reach_through_sums_and_not_through_gates() -> None:
     lags = METHODS["LAP"]._replace(lags=True)
     params = kernels((3, 3, 2, 4), (3, 3, 4, 4), (3, 3, 4, 4), (3, 3, 4, 2))
