@@ -1,7 +1,22 @@
 """What the neighbours of a layer make of its weights: energies through edges, junctions and norms.
 
-All values are amplitudes, one per channel: roots of energies. Branches that meet in a sum add their
-energies, since independent weights bring them there; in a product they multiply.
+The distortion of a weight is Eq. 4 of the paper on the block that reaches one layer back and one
+ahead. In a graph the block starts at the inputs of all layers that bring something to the
+weight's layer, each with inputs of its own, and ends at the outputs of all layers that read what
+it makes; in between activations count as linear. Removing ``w`` from input ``j`` to output ``k``
+changes the block by a matrix of rank one, the column that leads to ``j`` times the row that leads
+from ``k``, so that
+
+    distortion = |w| * ||block inputs -> j|| * ||k -> block outputs||
+
+Blocks' inputs and outputs are different coordinates, so squared norms of several layers before or
+after add up; an identity branch is one coordinate more, a sum is the union of what it adds, a
+concatenation picks rows, a norm multiplies by its gain. With one layer before and one after it is
+Eq. 5, with batch norms Eq. 9. A gate has no Jacobian without data: there the other branch counts
+with the norm that it brings. A longer horizon starts and ends the block further out and takes
+products of kernels as if no two paths met twice (the path score).
+
+All values are amplitudes, one per channel: roots of energies.
 """
 
 from __future__ import annotations

@@ -137,6 +137,38 @@ def test_scores_on_a_residual_and_concatenating_net_are_the_formula() -> None:
         np.testing.assert_allclose(found[name], np.sqrt(expected), rtol=2e-6)
 
 
+@pytest.mark.parametrize("name", ["b", "c", "d"])
+def test_scores_are_the_distortion_of_the_block_around_a_layer(name: str) -> None:
+    """Against explicit Jacobians of the block; the layers before have inputs of their own."""
+    params = kernels((6, 5), (5, 7), (7, 5), (5, 4), (9, 3))
+
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        h = x @ w(p, "a")
+        h = h + h @ w(p, "b") @ w(p, "c")
+        return jnp.concatenate([h, h @ w(p, "d")], 1) @ w(p, "e")
+
+    def block(p: Any, inputs: dict[str, jax.Array]) -> list[jax.Array]:
+        bring = {part: x @ w(p, part) for part, x in inputs.items()}
+        if name == "b":
+            return [bring["a"] @ w(p, "b") @ w(p, "c")]
+        if name == "c":
+            made = bring["b"] @ w(p, "c")
+            return [made @ w(p, "d"), made @ w(p, "e")[:5]]
+        return [(bring["a"] + bring["c"]) @ w(p, "d") @ w(p, "e")[5:]]
+
+    before = {"b": "a", "c": "b", "d": "ac"}[name]
+    inputs = {part: jnp.zeros((1, w(params, part).shape[0])) for part in before}
+    graph = lap_jax.trace(model, params, jnp.ones((2, 6)))
+    found = lap_jax.lookahead_scores(params, graph)[name]
+    jacobian = jax.jit(jax.jacobian(block, argnums=1))
+    whole = jax.tree.leaves(jacobian(params, inputs))
+    for index in [(0, 0), (3, 2), (4, 3)]:
+        without = {**params, name: {"kernel": w(params, name).at[index].set(0)}}
+        parts = zip(whole, jax.tree.leaves(jacobian(without, inputs)), strict=True)
+        change = jnp.sqrt(sum(((a - b) ** 2).sum() for a, b in parts))
+        np.testing.assert_allclose(found[index], change, rtol=1e-5)
+
+
 @pytest.mark.parametrize("horizon", [1, 2, 3, "all"])
 def test_horizon_on_a_chain_is_the_path_score(horizon: int | str) -> None:
     params = kernels((4, 5), (5, 6), (6, 3), (3, 7), (7, 2))
