@@ -12,7 +12,7 @@ from lap_jax.nodes import IDENTITY, Node
 if TYPE_CHECKING:
     from lap_jax.graphs import Graph
 
-_WIDTH, _HEIGHT, _GAP, _ROW = 190, 34, 26, 62
+_WIDTH, _HEIGHT, _GAP, _ROW = 210, 34, 30, 62
 
 
 def draw(graph: Graph, path: str | os.PathLike[str]) -> None:
@@ -30,8 +30,9 @@ def draw(graph: Graph, path: str | os.PathLike[str]) -> None:
 def svg(graph: Graph) -> str:
     """Return a graph as SVG."""
     rows = _rows(graph)
-    places, most = {}, max(len(row) for row in rows)
-    width = most * (_WIDTH + _GAP) + _GAP
+    most = max(len(row) for row in rows)
+    places: dict[str, tuple[float, float]] = {}
+    width = most * (_WIDTH + _GAP) + 2 * _GAP
     for level, row in enumerate(rows):
         start = (width - len(row) * (_WIDTH + _GAP) + _GAP) / 2
         for index, name in enumerate(row):
@@ -45,13 +46,16 @@ def svg(graph: Graph) -> str:
     for edge in graph.edges:
         if IDENTITY in (edge.source, edge.target):
             continue
-        (x, y), (end_x, end_y) = places[edge.source], places[edge.target]
-        x, y, end_x = x + _WIDTH / 2, y + _HEIGHT, end_x + _WIDTH / 2
-        # A long edge swings out, so that it does not run through the boxes between.
-        swing = 0 if end_y - y < _ROW else _WIDTH * 0.75
-        bend = (end_y - y) / 2
+        x, y = places[edge.source]
+        end_x, end_y = places[edge.target]
+        if 0 < end_y - y <= _ROW:
+            x, y, end_x = x + _WIDTH / 2, y + _HEIGHT, end_x + _WIDTH / 2
+            out, bend = 0.0, (end_y - y) / 2
+        else:  # around the boxes between, from side to side
+            x, y, end_x, end_y = x + _WIDTH, y + _HEIGHT / 2, end_x + _WIDTH, end_y + _HEIGHT / 2
+            out, bend = 2.0 * _GAP, 0.0
         parts.append(
-            f'<path d="M{x:.0f},{y:.0f} C{x + swing:.0f},{y + bend:.0f} {end_x + swing:.0f},'
+            f'<path d="M{x:.0f},{y:.0f} C{x + out:.0f},{y + bend:.0f} {end_x + out:.0f},'
             f'{end_y - bend:.0f} {end_x:.0f},{end_y:.0f}" fill="none" stroke="#888"/>'
         )
     for name, (x, y) in places.items():
@@ -83,7 +87,7 @@ def _box(graph: Graph, name: str, x: float, y: float) -> str:
     )
 
 
-def _short(text: str, most: int = 31) -> str:
+def _short(text: str, most: int = 30) -> str:
     return text if len(text) <= most else "…" + text[1 - most :]
 
 
