@@ -120,7 +120,9 @@ def _check_statistics(draft: Draft) -> None:
     used = {power.view.leaf for powers in draft.factors.values() for power in powers}
     for path in draft.shapes:
         stem, _, last = path.rpartition("/")
-        if last == "var" and f"{stem}/mean" in draft.shapes and path not in used:
+        scale = f"{stem}/scale"
+        absent = scale in draft.shapes and scale not in used  # it is in no part that was called
+        if last == "var" and f"{stem}/mean" in draft.shapes and path not in used and not absent:
             raise PruningError(
                 f"batch norm {stem!r} does not use its running variance: trace the model as it is "
                 "after training, with train=False or use_running_average=True"

@@ -338,6 +338,16 @@ def test_batch_statistics_are_refused() -> None:
         lap_jax.trace(apply, variables, x)
 
 
+def test_batch_norms_that_are_not_called_are_let_be() -> None:
+    x = jnp.ones((2, 4, 4, 3))
+    variables = Normed().init(jax.random.key(0), x)
+
+    def stem(variables: Any, x: jax.Array) -> jax.Array:
+        return nn.Conv(6, (3, 3)).apply({"params": variables["params"]["Conv_0"]}, x)
+
+    assert lap_jax.trace(stem, variables, x).names == ("Conv_0",)
+
+
 def test_stacked_layers_are_a_layer_each() -> None:
     params = kernels((4, 4), (3, 4, 4), (4, 2))
 
