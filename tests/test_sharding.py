@@ -168,3 +168,41 @@ def test_scores_on_explicit_axes() -> None:
         np.testing.assert_array_equal(found[name], wanted)
     masks = lap_jax.masks_from_scores(found, 0.5)
     assert int(masks["Dense_0"].sum()) == 256 * 384 // 2
+
+
+def traced_network() -> tuple[Any, lap_jax.Graph]:
+    """A residual block with heads, a norm and stacked layers, and its graph."""
+    rng = np.random.default_rng(11)
+    shapes = {"stem": (64, 128), "heads": (128, 8, 32), "back": (256, 128), "stack": (2, 128, 128)}
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    params["scale"] = rng.normal(size=128).astype(np.float32)
+
+    def apply(p: Any, x: jax.Array) -> jax.Array:
+        h = x @ p["stem"]
+        y = jnp.einsum("bi,ihd->bhd", h * p["scale"], p["heads"]).reshape(x.shape[0], -1)
+        h = h + jax.nn.relu(y) @ p["back"]
+        return jax.lax.scan(lambda h, w: (h + h @ w, None), h, p["stack"])[0]  # type: ignore[no-any-return]
+
+    return params, lap_jax.trace(apply, params, jnp.ones((1, 64)))
+
+
+@pytest.mark.parametrize("horizon", [1, "all"])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_traced_graphs_give_the_same_bits_too(horizon: int | str, kind: AxisType) -> None:
+    params, graph = traced_network()
+    method = lap_jax.METHODS["LAP"]._replace(horizon=horizon)
+    wanted = lookahead_masks(params, graph, 0.9, method=method)
+    places = {
+        "stem": P("a", "b"),
+        "heads": P("a", "b", None),
+        "back": P("b", "a"),
+        "stack": P(None, "a", "b"),
+        "scale": P("a"),
+    }
+    laid = {
+        name: jax.device_put(leaf, NamedSharding(mesh(kind), places[name]))
+        for name, leaf in params.items()
+    }
+    found = lookahead_masks(laid, graph, 0.9, method=method)
+    for name, mask in wanted.items():
+        np.testing.assert_array_equal(found[name], mask, err_msg=name)
