@@ -15,7 +15,7 @@ from lap_jax.channels import Act
 from lap_jax.graphs import Graph
 from lap_jax.nodes import IDENTITY, Node
 from lap_jax.norms import add_up
-from lap_jax.programs import Reader, read
+from lap_jax.programs import Reader, loop_of, read
 from lap_jax.reach import Measured
 from lap_jax.rules import Draft, at_step, is_stacked, reader, stacked_up, unrolled
 from lap_jax.scores import widen
@@ -164,7 +164,7 @@ def _both(draft: Draft, tape: _Tape) -> Reader:
         return whole(eqn, values, seen)
 
     def loop(eqn: JaxprEqn, values: list[_Both], run: Callable[..., Any]) -> Sequence[_Both]:
-        n_consts, n_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+        _, n_consts, n_carry = loop_of(eqn)
         over = values[n_consts + n_carry :]
         if not any(is_stacked(value.seen) for value in over):
             body = eqn.params["jaxpr"]

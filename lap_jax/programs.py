@@ -74,6 +74,30 @@ def called(equation: JaxprEqn) -> ClosedJaxpr | Jaxpr | None:
     return None
 
 
+class Loop(NamedTuple):
+    """What a `scan` is made of: its body, and how many values are constants and carried."""
+
+    body: Jaxpr
+    consts: int
+    carry: int
+
+
+def loop_of(equation: JaxprEqn) -> Loop:
+    """Return the parts of a `scan`, told by shapes: its parameters differ between versions of JAX.
+
+    What a loop goes over, or puts out at each step, has one axis more than the body sees.
+    """
+    body, _ = _open(equation.params["jaxpr"])
+
+    def stacked(outer: Sequence[Any], inner: Sequence[Any]) -> int:
+        pairs = zip(outer, inner, strict=True)
+        return sum(len(a.aval.shape) > len(b.aval.shape) for a, b in pairs)
+
+    carry = len(body.outvars) - stacked(equation.outvars, body.outvars)
+    over = stacked(equation.invars, body.invars)
+    return Loop(body, len(body.invars) - carry - over, carry)
+
+
 def where(equation: JaxprEqn) -> str:
     """Return the source line of an equation."""
     return str(source_info_util.summarize(equation.source_info))

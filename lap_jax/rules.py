@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn
+from jax.extend.core import Jaxpr, JaxprEqn
 
 from lap_jax import channels, views
 from lap_jax.channels import NONE, Act, Loss, Route
 from lap_jax.nodes import IDENTITY, Index, Node
-from lap_jax.programs import Reader, where
+from lap_jax.programs import Reader, loop_of, where
 from lap_jax.views import Known, Power, View
 
 Value = Known | Act
@@ -1059,11 +1059,11 @@ def _scan(
 ) -> Sequence[Value]:
     """Stacked layers are read one by one; over time, the carry is a barrier."""
     params = eqn.params
-    n_consts, n_carry, length = params["num_consts"], params["num_carry"], params["length"]
+    body, n_consts, n_carry = loop_of(eqn)
+    length = params["length"]
     consts, carry = values[:n_consts], list(values[n_consts : n_consts + n_carry])
     over = values[n_consts + n_carry :]
-    body = params["jaxpr"]
-    shapes = [tuple(var.aval.shape) for var in body.jaxpr.outvars]
+    shapes = [tuple(var.aval.shape) for var in body.outvars]  # type: ignore[attr-defined]
     if any(map(is_stacked, over)):
         return unrolled(eqn, values, run, at_step, stacked_up)
     why = "what a loop carries from one step to the next is not followed"
@@ -1114,7 +1114,8 @@ def unrolled(
       stack: puts the results of all steps together.
     """
     params = eqn.params
-    n_consts, n_carry, length = params["num_consts"], params["num_carry"], params["length"]
+    _, n_consts, n_carry = loop_of(eqn)
+    length = params["length"]
     consts, carry = values[:n_consts], list(values[n_consts : n_consts + n_carry])
     over, outs = values[n_consts + n_carry :], []
     for step in range(length)[:: -1 if params["reverse"] else 1]:
@@ -1132,9 +1133,9 @@ def stacked_up(parts: Sequence[Value]) -> Value:
     return _join([_lifted(part) for part in parts], 0, shape)
 
 
-def _changes(value: Known, body: Any, place: int, n_consts: int) -> bool:
+def _changes(value: Known, body: Jaxpr, place: int, n_consts: int) -> bool:
     """Return whether a loop gives a carried constant another value."""
-    return bool(body.jaxpr.outvars[place] is not body.jaxpr.invars[n_consts + place])
+    return bool(body.outvars[place] is not body.invars[n_consts + place])
 
 
 def at_step(value: Value, step: int) -> Value:
