@@ -9,8 +9,9 @@ demo: .venv/installed
 	$(RUN) -m experiments run --dataset digits --methods MP LAP LAP-backward-seq --seeds 3 \
 		--train-steps 1000 --retrain-steps 500 --out results/demo
 
+# As many processes as there are cores; a file's tests stay together.
 test: .venv/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 # Minutes long: a sweep that is killed at thirty random moments.
 test-slow: .venv/installed
