@@ -13,7 +13,7 @@ demo: .venv/installed
 test: .venv/installed
 	$(RUN) -m pytest -n auto --dist loadfile
 
-# Minutes long: a sweep that is killed at thirty random moments.
+# A quarter of an hour: a sweep that is killed at thirty random moments, and more of other tests.
 test-slow: .venv/installed
 	$(RUN) -m pytest -m slow
 

@@ -78,7 +78,7 @@ def removed(masks):
         ("vgg11", ("MP", "all")),
         ("vit", ("MP", "LAP", "all")),
         ("charlm", ("MP", "LAP", "LAP-measured")),
-        ("resnet18", ("MP", "lags-path", "Wanda")),
+        pytest.param("resnet18", ("MP", "lags-path", "Wanda"), marks=pytest.mark.slow),
     ],
 )
 def test_every_way_prunes_the_same_layers_as_far(name, ways, tiny):

@@ -263,7 +263,10 @@ def test_a_full_disk_is_an_error_that_loses_nothing(what, whole, toy, tmp_path, 
     assert results == {trial: whole[0][trial] for trial in wanted}
 
 
-@pytest.mark.parametrize("schedule", ["iterative", "rewind", "gradual"])
+@pytest.mark.parametrize(
+    "schedule",
+    ["rewind", *(pytest.param(name, marks=pytest.mark.slow) for name in ("iterative", "gradual"))],
+)
 def test_schedules_end_at_their_level_and_resume(schedule, toy, tmp_path):
     wanted = [
         replace(TRIAL, method=method, seed=seed, schedule=schedule, cycles=3, retrain_steps=16)
