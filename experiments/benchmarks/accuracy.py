@@ -543,7 +543,7 @@ def describe(scores: Sequence[Score]) -> str:
     """Return what a table's networks are, in two sentences."""
     score = scores[0]
     cell, model = score.cell, MODELS[score.cell.model]
-    narrow = f" with a {_ordinal(cell.divisor)} of the channels" if cell.divisor > 1 else ""
+    narrow = f" with {_ordinal(cell.divisor)} of the channels" if cell.divisor > 1 else ""
     data = f"{cell.data} at {model.side}x{model.side}" if model.side else cell.data
     trained = {each.cell.seed: each.trained for each in scores}
     return (
@@ -600,7 +600,7 @@ def _unit(score: Score) -> str:
 
 
 def _ordinal(number: int) -> str:
-    return {2: "half", 4: "quarter", 8: "eighth"}.get(number, f"1/{number}")
+    return {2: "a half", 4: "a quarter", 8: "an eighth"}.get(number, f"1/{number}")
 
 
 def _spread(values: Sequence[float], sign: str = "") -> str:
