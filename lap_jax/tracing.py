@@ -35,6 +35,11 @@ def trace(apply_fn: Any, variables: Any, *inputs: Any, **static: Any) -> Graph:
     one that is read in several ways (an embedding that is also the head) is a layer a way, and its
     scores are added in squares. Stacked kernels, which a ``scan`` goes through, are a layer each.
 
+    Taken as approximations, and not reported: slopes of activations and statistics of a norm count
+    as constants; the same channel at several positions (pixels, tokens) is one; factors that change
+    with the position, such as rotary angles, count with their root mean square; a query-key product
+    ends at the softmax.
+
     Args:
       apply_fn: ``apply_fn(variables, *inputs, **static)``; a Linen module stands for its ``apply``,
         an NNX module for a call of itself with the state ``variables``.
