@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
+from lap_jax.files import write_atomically
 from lap_jax.nodes import IDENTITY, Node
 
 if TYPE_CHECKING:
@@ -21,10 +22,7 @@ def draw(graph: Graph, path: str | os.PathLike[str]) -> None:
     Raises:
       OSError: if the file cannot be written; nothing is half-written.
     """
-    text, path = svg(graph), Path(path)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_atomically(Path(path), svg(graph).encode())
 
 
 def svg(graph: Graph) -> str:

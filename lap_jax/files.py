@@ -66,7 +66,7 @@ def save_masks(
         "structure": json.dumps(structure),
         "structure_sha256": _checksum(structure),
     }
-    _write_atomically(Path(path), save(tensors, metadata))
+    write_atomically(Path(path), save(tensors, metadata))
 
 
 def load_masks(path: str | os.PathLike[str], params: Any) -> Any:
@@ -164,7 +164,7 @@ def _plain(value: Any) -> Any:
     return float(value)
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Write beside the file, then rename: a reader never sees half a file."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -23,7 +23,7 @@ from lap_jax.meshes import Layouts, laid_out, layouts, on_any_mesh
 from lap_jax.nodes import Junction, Node, Norm, nearest
 from lap_jax.norms import euclidean
 from lap_jax.paths import leaves_by_path, map_by_path
-from lap_jax.reach import Measured, Reach
+from lap_jax.reach import Flows, Measured, Reach
 from lap_jax.scopes import Contest, Scope, checked_scope, kept_units, select
 from lap_jax.selection import Scored
 from lap_jax.sparsity import Sparsity, sparsity_per_layer
@@ -280,7 +280,7 @@ def _masks(
     prunable = graph.prunable
     ordered = prunable[:: -1 if method.order == "backward" else 1]
     places = {layer.name: index for index, layer in enumerate(prunable)}
-    again = _read_again(graph)
+    again, around = _read_again(graph), _around(graph, method)
 
     def completed(masks: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Add the masks of layers that are not pruned, or hold the weights of another."""
@@ -302,7 +302,7 @@ def _masks(
         def contest(layer: Node, reach: Reach, seen: Mapping[str, jax.Array]) -> Contest:
             among = None if masks is None else masks[layer.name]
             function, operands = _scored(
-                graph, layer, method, weights, seen, reach, again, key, rescale
+                around, layer, method, weights, seen, reach, again, key, rescale
             )
             return Contest(function, operands, layer.shape, among)
 
@@ -342,6 +342,11 @@ def _looks(method: Method) -> bool:
     return method.score == "lookahead" and method.horizon != 0
 
 
+def _around(graph: Graph, method: Method) -> Graph:
+    """Return the graph as the method's scores read it: exact lags go from layer to layer."""
+    return direct(graph) if method.lags and _looks(method) else graph
+
+
 def _read_again(graph: Graph) -> dict[str, list[Node]]:
     """Return, by layer, the layers that hold the same weights, read another way."""
     again: dict[str, list[Node]] = {}
@@ -353,7 +358,7 @@ def _read_again(graph: Graph) -> dict[str, list[Node]]:
 
 def _reach(
     graph: Graph, kernels: Mapping[str, jax.Array], masks: Mapping[str, jax.Array],
-    flows: scores.Flows, gains: Mapping[str, jax.Array], measured: Mapping[str, Measured],
+    flows: Flows, gains: Mapping[str, jax.Array], measured: Mapping[str, Measured],
 ) -> Reach:  # fmt: skip
     def weigh(name: str, amplitudes: jax.Array, forward: bool) -> jax.Array:
         return scores.weigh(graph[name], kernels[name], amplitudes, forward, masks.get(name))
@@ -374,10 +379,10 @@ def _scores(
     peaks = {name: scores.peak(kernel) for name, kernel in kernels.items()}
     flows = _flows(graph, kernels, peaks) if _looks(method) else {}
     reach = _reach(graph, kernels, {}, flows, gains, measured)
-    again = _read_again(graph)
+    again, around = _read_again(graph), _around(graph, method)
     found = {}
     for layer in graph.layers:
-        function, operands = _scored(graph, layer, method, kernels, {}, reach, again, key, False)
+        function, operands = _scored(around, layer, method, kernels, {}, reach, again, key, False)
         found[layer.name] = function(*operands)
     return found, peaks
 
@@ -395,7 +400,7 @@ def _scored(
     if not _looks(method):
         return scores.magnitude, (kernel,)
     if method.lags:
-        pairs = lags.pair_factors(direct(graph), layer, kernels, masks, reach.gains, rescale)
+        pairs = lags.pair_factors(graph, layer, kernels, masks, reach.gains, rescale)
         return scores.by_pair, (kernel, pairs)
     reads = (layer, *again.get(layer.name, ()))
     found = [
@@ -434,7 +439,7 @@ def _flows(
     kernels: Mapping[str, jax.Array],
     peaks: Mapping[str, jax.Array],
     masks: Mapping[str, jax.Array] | None = None,
-) -> scores.Flows:
+) -> Flows:
     return {
         name: scores.flow(graph[name], kernel, peaks[name], masks[name] if masks else None)
         for name, kernel in kernels.items()

@@ -27,8 +27,9 @@ LINEAR = frozenset(
      "real", "sharding_constraint", "mesh_cast", "pvary", "stop_gradient", "name", "device_put")
 )  # fmt: skip
 ELEMENTWISE = frozenset(
-    ("abs", "sign", "exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "erf", "erfc",
-     "erf_inv", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh",
+    ("max", "min", "abs", "sign", "exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic",
+     "erf", "erfc", "erf_inv", "sin", "cos", "tan", "asin", "acos", "atan", "sinh",
+     "cosh", "asinh", "acosh",
      "atanh", "sqrt", "rsqrt", "cbrt", "square", "integer_pow", "round", "floor", "ceil", "clamp",
      "pow", "rem", "atan2", "nextafter", "lgamma", "digamma", "is_finite", "not", "and", "or",
      "xor", "population_count", "shift_left", "shift_right_logical", "shift_right_arithmetic")
@@ -118,6 +119,13 @@ class Draft:
         lost_before, lost_after = self.barriers.setdefault(key, ({}, {}))
         lost_before.update(dict.fromkeys(before))
         lost_after.update(dict.fromkeys(after))
+
+    def lose(self, loss: Loss, values: Sequence[Value]) -> None:
+        """Report that nothing comes after the layers that values hold channels of."""
+        for value in values:
+            if isinstance(value, Act):
+                for route in value.routes:
+                    self.report(loss, self.layers_before(route.node))
 
     def consume(self, act: Act, layer: str = "") -> None:
         """Report what an activation has lost on its way to a layer, or to the output."""
@@ -333,6 +341,11 @@ def _are_constant(act: Act, axes: Sequence[int]) -> bool:
     return all(channels.constant(route.ids, axes) for route in act.routes) and not act.gain
 
 
+def _bent(routes: Sequence[Route]) -> tuple[Route, ...]:
+    """Return routes behind a function that is not linear."""
+    return tuple(route._replace(linear=False) for route in routes)
+
+
 def _plain(values: Sequence[Value], shape: tuple[int, ...]) -> Act:
     """Return what is left of activations where no channel of theirs passes on."""
     unit = any(isinstance(value, Act) and value.unit for value in values)
@@ -350,7 +363,7 @@ def _nonlinear(
     acts = [_fit(value, shape) for value in values if isinstance(value, Act)]
     found = functools.reduce(lambda a, b: _added(draft, eqn, a, b, 0.0), acts)
     assert isinstance(found, Act)
-    routes = tuple(route._replace(linear=False) for route in found.routes)
+    routes = _bent(found.routes)
     gain = tuple(_to_power(power, eqn) for power in found.gain)
     return found._replace(routes=routes, gain=gain)
 
@@ -445,15 +458,7 @@ def _collapsed(draft: Draft, act: Act, line: str) -> Act:
     """Return the activation with a junction in place of several routes."""
     if len(act.routes) == 1 and not (act.unit):
         return act
-    columns = [route.ids for route in act.routes]
-    numbers, rows = channels.distinct(columns, len(columns))
-    name = draft.junction("sum", len(rows), line)
-    _feed(draft, name, act.routes, rows)
-    if act.unit:
-        draft.connect(IDENTITY, name, np.zeros((0, 2), np.int32))
-    linear = all(route.linear for route in act.routes)
-    pool = max(route.pool for route in act.routes)
-    return act._replace(routes=(Route(name, numbers, 1.0, linear, pool),), unit=False)
+    return _gained(draft, act, (), line)
 
 
 def _feed(draft: Draft, name: str, routes: Sequence[Route], rows: np.ndarray) -> None:
@@ -479,7 +484,7 @@ def _mul(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
         a, b = b, a
         if divides:
             assert isinstance(a, Act)
-            routes = tuple(route._replace(linear=False) for route in a.routes)
+            routes = _bent(a.routes)
             a = a._replace(routes=routes, gain=())
     assert isinstance(a, Act)
     assert isinstance(b, Known)
@@ -510,8 +515,7 @@ def _scaled(draft: Draft, eqn: JaxprEqn, act: Act, known: Known) -> Act:
     if known.powers is None:
         if act.routes:
             why = "the factor is not a product of powers of parameters"
-            before = [name for route in act.routes for name in draft.layers_before(route.node)]
-            draft.report(Loss("", eqn.primitive.name, draft.where(eqn), why), before)
+            draft.lose(Loss("", eqn.primitive.name, draft.where(eqn), why), [act])
         return act
     size = views.size_of(known) if known.is_constant else known.scale
     routes = tuple(route._replace(scale=route.scale * size) for route in act.routes)
@@ -524,7 +528,7 @@ def _scaled(draft: Draft, eqn: JaxprEqn, act: Act, known: Known) -> Act:
 
 
 def _gained(draft: Draft, act: Act, powers: tuple[Power, ...], line: str) -> Act:
-    """Multiply an activation's channels by parameters: a junction."""
+    """Return the activation behind a junction of its routes, multiplied by parameters if any."""
     columns = [route.ids for route in act.routes]
     own = len(columns)
     for power in powers:
@@ -547,14 +551,14 @@ def _product(draft: Draft, eqn: JaxprEqn, a: Act, b: Act) -> Act:
     losses = _absorbed(draft, a, b)
     if not a.routes or not b.routes:
         act, other = (a, b) if a.routes else (b, a)
-        routes = tuple(route._replace(linear=False) for route in act.routes)
+        routes = _bent(act.routes)
         if not routes:
             return Act(a.shape, (), a.gain + b.gain, a.unit or b.unit, losses)
         act = act._replace(routes=routes, losses=losses)
         return _gained(draft, act, other.gain, draft.where(eqn)) if other.gain else act
     for one, other in ((a, b), (b, a)):
         if all(any(_same(old, new) for old in one.routes) for new in other.routes):
-            routes = tuple(route._replace(linear=False) for route in one.routes)
+            routes = _bent(one.routes)
             return Act(a.shape, routes, (), a.unit or b.unit, losses)
     a, b = (_collapsed(draft, act, draft.where(eqn)) for act in (a, b))
     numbers, rows = channels.distinct([a.routes[0].ids, b.routes[0].ids], 2)
@@ -588,19 +592,7 @@ def _select(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]
         return [_opaque(values, shape)]
     found = functools.reduce(lambda a, b: _added(draft, eqn, a, b, 0.0), cases)
     assert isinstance(found, Act)
-    return [
-        found._replace(
-            routes=tuple(route._replace(linear=False) for route in found.routes), gain=()
-        )
-    ]
-
-
-def _extreme(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
-    """`max` and `min`."""
-    shape = tuple(eqn.outvars[0].aval.shape)  # type: ignore[attr-defined]
-    if all(isinstance(value, Known) for value in values):
-        return [_opaque(values, shape)]
-    return [_nonlinear(draft, eqn, values, shape)]
+    return [found._replace(routes=_bent(found.routes), gain=())]
 
 
 def _mixed(draft: Draft, eqn: JaxprEqn, route: Route) -> Loss:
@@ -828,7 +820,7 @@ def _dot(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
         return _unread(draft, eqn, values, known)
     # Rows of the kernel, along the axes of the activation that they are paired with.
     rows = _paired(view, [*known_batch, *known_in], [*act_batch, *act_in], act.shape, known_batch)
-    _into(draft, act, rows, node, [*act_batch, *act_in])
+    _into(draft, act, rows, node)
     start = len(act_batch) + (0 if swapped else len(act_free))
     places = [*range(len(act_batch)), *range(start, start + len(known_free))]
     return [_out_of(node, view, [*known_batch, *known_free], places, shape, known_batch)]
@@ -859,7 +851,7 @@ def _out_of(
     return Act(shape, (Route(node, _paired(view, axes, at, shape, before)),))
 
 
-def _into(draft: Draft, act: Act, rows: np.ndarray, node: str, axes: Sequence[int]) -> None:
+def _into(draft: Draft, act: Act, rows: np.ndarray, node: str) -> None:
     """Lead an activation to a layer; ``rows`` numbers the layer's inputs."""
     draft.consume(act, node)
     draft.met.append((node, rows))
@@ -894,13 +886,13 @@ def _layer(
         size *= view.shape[axis]
     if view.offset % size or size == 0:
         return None
-    stacked, count = leaf, math.prod(leaf) // size
+    count = math.prod(leaf) // size
     place: tuple[int, ...] = ()
     if count > 1:
         lead = next((n for n in range(1, len(leaf) + 1) if math.prod(leaf[:n]) == count), None)
         if lead is None:
             return None
-        place = tuple(int(i) for i in np.unravel_index(view.offset // size, stacked[:lead]))
+        place = tuple(int(i) for i in np.unravel_index(view.offset // size, leaf[:lead]))
     window, inputs, batch, outputs = (_in_leaf(view, role) for role in roles)
     order = [*window, *inputs, *batch, *outputs]
     dims = [view.shape[axis] for axis in order]
@@ -1021,7 +1013,7 @@ def _conv(draft: Draft, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
     if max(params["rhs_dilation"], default=1) > 1 or len(set(params["window_strides"])) > 1:
         draft.nodes[node] = replace(draft.nodes[node], strides=0)
     rows = channels.numbered(act.shape, [feature], [act.shape[feature]])
-    _into(draft, act, rows, node, [feature])
+    _into(draft, act, rows, node)
     ids = channels.numbered(shape, [dims.out_spec[1]], [shape[dims.out_spec[1]]])
     return [Act(shape, (Route(node, ids),))]
 
@@ -1067,24 +1059,18 @@ def _scan(
     if any(map(is_stacked, over)):
         return unrolled(eqn, values, run, at_step, stacked_up)
     why = "what a loop carries from one step to the next is not followed"
-    line = draft.where(eqn)
+    lost = Loss("", "scan", draft.where(eqn), why)
     first = [
-        value._replace(losses=value.losses | {Loss("", "scan", line, why)}, unit=True, routes=())
+        value._replace(losses=value.losses | {lost}, unit=True, routes=())
         if isinstance(value, Act)
-        else Act(value.shape, unit=True, losses=frozenset([Loss("", "scan", line, why)]))
+        else Act(value.shape, unit=True, losses=frozenset([lost]))
         if shapes[place] and _changes(value, body, place, n_consts)
         else value
         for place, value in enumerate(carry)
     ]
-    for value in carry:
-        if isinstance(value, Act):
-            for route in value.routes:
-                draft.report(Loss("", "scan", line, why), draft.layers_before(route.node))
+    draft.lose(lost, carry)
     found = run([*consts, *first, *(_any(value) for value in over)])
-    for value in found[:n_carry]:
-        if isinstance(value, Act):
-            for route in value.routes:
-                draft.report(Loss("", "scan", line, why), draft.layers_before(route.node))
+    draft.lose(lost, found[:n_carry])
     return [*found[:n_carry], *(_repeated(part, length) for part in found[n_carry:])]
 
 
@@ -1184,8 +1170,6 @@ _RULES: dict[str, Callable[[Draft, JaxprEqn, list[Value]], Sequence[Value]]] = {
     "add_any": _add,
     "mul": _mul,
     "div": _mul,
-    "max": _extreme,
-    "min": _extreme,
     "select_n": _select,
     "concatenate": _concatenate,
     "pad": _pad,

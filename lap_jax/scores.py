@@ -18,8 +18,6 @@ from lap_jax.nodes import Junction, Node
 from lap_jax.norms import add_up, in_memory, near_largest, power_of_two, sum_squares
 from lap_jax.reach import Measured, Reach, after, before
 
-Flows = dict[str, tuple[jax.Array, jax.Array]]
-
 
 class Sides(NamedTuple):
     """What a weight's input neuron ``[in]`` and output neuron ``[out]`` contribute to its score."""
