@@ -170,10 +170,10 @@ def schedule_of(trial: Trial, sparsity: dict[str, float]) -> Sequence[tuple[int,
     """
     steps, cycles = trial.retrain_steps, trial.cycles
     if trial.schedule == "iterative":
-        return lap_jax.cycles(sparsity, cycles, max(steps // cycles, 1))
+        return lap_jax.iterative_schedule(sparsity, cycles, max(steps // cycles, 1))
     if trial.schedule == "rewind":
         every = max(steps // (cycles + 1), 1)
-        return lap_jax.cycles(sparsity, cycles, every, begin=every)
+        return lap_jax.iterative_schedule(sparsity, cycles, every, begin=every)
     end = max(3 * steps // 4, 1)
     return lap_jax.cubic_schedule(sparsity, 0, end, max(end // cycles, 1))
 

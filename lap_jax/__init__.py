@@ -1,20 +1,20 @@
 """Lookahead pruning for JAX: masks that look at the neighbouring layers."""
 
-from lap_jax.chains import Layer, chain
 from lap_jax.errors import PruningError
 from lap_jax.files import load_masks, read_metadata, save_masks
 from lap_jax.gradual import PruneInTrainingState, masks_in, prune_in_training
-from lap_jax.graphs import Graph
-from lap_jax.measuring import measure
-from lap_jax.nodes import IDENTITY, Edge, Node, Norm
+from lap_jax.graph.chain import Layer, chain
+from lap_jax.graph.graph import Graph
+from lap_jax.graph.layers import IDENTITY, Edge, Node, Norm
 from lap_jax.pruning import METHODS, Method, lookahead_masks, lookahead_scores, masks_from_scores
-from lap_jax.reach import Measured
 from lap_jax.report import Summary, SummaryRow, summarize
 from lap_jax.retraining import KeepPrunedState, apply_masks, keep_pruned
-from lap_jax.scopes import Scope
-from lap_jax.selection import keep_largest
-from lap_jax.sparsity import cubic_schedule, cycles, paper_sparsity
-from lap_jax.tracing import trace
+from lap_jax.scoring.propagation import Measured
+from lap_jax.selection.scopes import Scope
+from lap_jax.selection.sparsity import cubic_schedule, iterative_schedule, paper_sparsity
+from lap_jax.selection.top_k import keep_largest
+from lap_jax.tracing.measure import measure
+from lap_jax.tracing.trace import trace
 from lap_jax.version import VERSION
 
 __version__ = VERSION
@@ -38,7 +38,7 @@ __all__ = [
     "apply_masks",
     "chain",
     "cubic_schedule",
-    "cycles",
+    "iterative_schedule",
     "keep_largest",
     "keep_pruned",
     "load_masks",

@@ -12,15 +12,15 @@ import numpy as np
 import optax
 from jax import lax
 
-from lap_jax.chains import fits
 from lap_jax.errors import PruningError
-from lap_jax.graphs import Graph
-from lap_jax.kernels import kernel_of
+from lap_jax.graph.chain import fits
+from lap_jax.graph.graph import Graph
 from lap_jax.paths import leaves_by_path, map_by_path
 from lap_jax.pruning import Method, checked_method, kept_by_step, masks_by_path
 from lap_jax.retraining import KeepPrunedState, apply_masks
-from lap_jax.scopes import Scope, checked_scope
-from lap_jax.sparsity import Sparsity, sparsity_per_layer
+from lap_jax.scoring.kernels import kernel_of
+from lap_jax.selection.scopes import Scope, checked_scope
+from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer
 
 
 class PruneInTrainingState(NamedTuple):
@@ -69,7 +69,7 @@ def prune_in_training(
     Args:
       inner: any optimizer.
       graph: the layers, from `lap_jax.chain`.
-      schedule: ``(step, sparsity)`` in order; see `cubic_schedule` and `cycles`.
+      schedule: ``(step, sparsity)`` in order; see `cubic_schedule` and `iterative_schedule`.
       method, scope, key: as in `lookahead_masks`.
       reconnect: whether pruned weights can come back.
       rewind: at each pruning, take the weights that are left back to where they were at ``init``,
@@ -84,10 +84,11 @@ def prune_in_training(
         or ``rewind`` with it; otherwise as `lookahead_masks`, here or in ``update``.
 
     Example:
-      >>> from lap_jax import chain, cycles
+      >>> from lap_jax import chain, iterative_schedule
       >>> params = {name: {"kernel": jnp.ones((4, 4))} for name in ("a", "b")}
       >>> graph = chain(params, ["a", "b"])
-      >>> optimizer = prune_in_training(optax.sgd(0.1), graph, cycles(0.75, 2, 10), reconnect=False)
+      >>> schedule = iterative_schedule(0.75, 2, 10)
+      >>> optimizer = prune_in_training(optax.sgd(0.1), graph, schedule, reconnect=False)
       >>> state = optimizer.init(params)
       >>> updates, state = optimizer.update(params, state, params)
       >>> int((optax.apply_updates(params, updates)["a"]["kernel"] != 0).sum())

@@ -13,20 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lap_jax import lags, scores
-from lap_jax.chains import Layer, as_graph, fits, norm_tensors
-from lap_jax.edits import direct
 from lap_jax.errors import PruningError
-from lap_jax.graphs import Graph
-from lap_jax.kernels import as_read, kernel_of, leaves_of
+from lap_jax.graph.chain import Layer, as_graph, fits, norm_tensors
+from lap_jax.graph.graph import Graph
+from lap_jax.graph.layers import Junction, Node, Norm, nearest
+from lap_jax.graph.shortcuts import direct
 from lap_jax.meshes import Layouts, laid_out, layouts, on_any_mesh
-from lap_jax.nodes import Junction, Node, Norm, nearest
-from lap_jax.norms import euclidean
 from lap_jax.paths import leaves_by_path, map_by_path
-from lap_jax.reach import Flows, Measured, Reach
-from lap_jax.scopes import Contest, Scope, checked_scope, kept_units, select
-from lap_jax.selection import Scored
-from lap_jax.sparsity import Sparsity, sparsity_per_layer
+from lap_jax.scoring import lags, scores
+from lap_jax.scoring.kernels import as_read, kernel_of, leaves_of
+from lap_jax.scoring.norms import euclidean
+from lap_jax.scoring.propagation import Flows, Measured, Reach
+from lap_jax.selection.scopes import Contest, Scope, checked_scope, kept_units, select
+from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer
+from lap_jax.selection.top_k import Scored
 
 
 class Method(NamedTuple):

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from lap_jax.errors import PruningError
-from lap_jax.graphs import Graph
-from lap_jax.kernels import kernel_of
-from lap_jax.nodes import IDENTITY, Node
+from lap_jax.graph.graph import Graph
+from lap_jax.graph.layers import IDENTITY, Node
 from lap_jax.paths import leaves_by_path
-from lap_jax.text import text_table
+from lap_jax.scoring.kernels import kernel_of
+from lap_jax.tables import text_table
 
 
 @dataclass(frozen=True)

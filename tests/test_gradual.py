@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import lap_jax
-from lap_jax import PruningError, cubic_schedule, cycles, masks_in, prune_in_training
+from lap_jax import PruningError, cubic_schedule, iterative_schedule, masks_in, prune_in_training
 
 CHAIN = ["a", "b", "c"]
 SIZES = {"a": (6, 12), "b": (12, 10), "c": (10, 3)}
@@ -66,7 +66,7 @@ def zeros(masks: dict[str, jax.Array]) -> dict[str, int]:
 
 @pytest.mark.parametrize("method", ["MP", "LAP", "LAP-backward-seq"])
 def test_iterative_pruning_is_a_script_that_prunes_between_steps(method: str) -> None:
-    schedule = cycles(0.8, 3, 4, begin=2)
+    schedule = iterative_schedule(0.8, 3, 4, begin=2)
     assert [step for step, _ in schedule] == [2, 6, 10]
     optimizer = prune_in_training(optax.sgd(0.1), graph(), schedule, method=method, reconnect=False)
     found, state = train(optimizer, network(), 14, reconnect=False)
@@ -161,7 +161,7 @@ def test_masks_that_left_too_little_are_refused() -> None:
 
 @pytest.mark.parametrize("inner", [optax.adamw(0.05, weight_decay=0.1), optax.sgd(0.1, 0.9)])
 def test_pruned_weights_are_zero_between_prunings(inner: Any) -> None:
-    optimizer = prune_in_training(inner, graph(), cycles(0.7, 2, 5), reconnect=False)
+    optimizer = prune_in_training(inner, graph(), iterative_schedule(0.7, 2, 5), reconnect=False)
     for steps in (1, 4, 6, 11):
         params, state = train(optimizer, network(), steps, reconnect=False)
         for name in CHAIN:
@@ -172,7 +172,11 @@ def test_pruned_weights_are_zero_between_prunings(inner: Any) -> None:
 
 def test_rewinding_takes_the_weights_back() -> None:
     optimizer = prune_in_training(
-        optax.adam(0.05), graph(), cycles(0.75, 2, 5, begin=5), reconnect=False, rewind=True
+        optax.adam(0.05),
+        graph(),
+        iterative_schedule(0.75, 2, 5, begin=5),
+        reconnect=False,
+        rewind=True,
     )
     start = network()
     for steps in (6, 11):  # just after each pruning
@@ -211,7 +215,9 @@ def test_scan_equals_the_loop_and_vmap_each_alone() -> None:
 
 
 def test_one_compilation_serves_every_event(count_compilations: Any) -> None:
-    optimizer = prune_in_training(optax.sgd(0.1), graph(), cycles(0.9, 4, 1), reconnect=False)
+    optimizer = prune_in_training(
+        optax.sgd(0.1), graph(), iterative_schedule(0.9, 4, 1), reconnect=False
+    )
     params = network()
     state = optimizer.init(params)
     step = jax.jit(lambda p, s: optimizer.update(jax.grad(loss)(p), s, p))
@@ -237,7 +243,7 @@ def test_masks_are_found_inside_of_other_states() -> None:
 
 def test_random_pruning_nests_and_half_precision_stays_half() -> None:
     optimizer = prune_in_training(
-        optax.sgd(0.01), graph(), cycles(0.8, 4, 1), method="RP", reconnect=False,
+        optax.sgd(0.01), graph(), iterative_schedule(0.8, 4, 1), method="RP", reconnect=False,
         key=jax.random.key(0),
     )  # fmt: skip
     params, _ = train(optimizer, network(dtype=jnp.bfloat16), 4, reconnect=False)
@@ -248,7 +254,9 @@ def test_random_pruning_nests_and_half_precision_stays_half() -> None:
 def test_a_checkpoint_in_the_middle_changes_nothing(tmp_path: Any) -> None:
     import orbax.checkpoint as ocp
 
-    optimizer = prune_in_training(optax.adam(0.02), graph(), cycles(0.8, 3, 3), reconnect=False)
+    optimizer = prune_in_training(
+        optax.adam(0.02), graph(), iterative_schedule(0.8, 3, 3), reconnect=False
+    )
     whole, _ = train(optimizer, network(), 8, reconnect=False)
     halfway = train(optimizer, network(), 4, reconnect=False)
     with ocp.StandardCheckpointer() as checkpointer:
@@ -308,11 +316,11 @@ def test_schedules_by_closed_form() -> None:
     for step, level in cubic_schedule(0.8, 10, 110, 25, initial=0.2):
         assert level == pytest.approx(0.8 - 0.6 * (1 - (step - 10) / 100) ** 3)
     assert [step for step, _ in cubic_schedule(0.8, 0, 10, 4)] == [0, 4, 8, 10]
-    left = [1 - level for _, level in cycles(0.875, 3, 7)]
+    left = [1 - level for _, level in iterative_schedule(0.875, 3, 7)]
     assert left == pytest.approx([0.5, 0.25, 0.125])
-    by_layer = cycles({"a": 0.75, "*": 0.0}, 2, 5)
+    by_layer = iterative_schedule({"a": 0.75, "*": 0.0}, 2, 5)
     assert by_layer[-1] == (5, {"a": 0.75, "*": 0.0})
-    for bad in (lambda: cycles(0.5, 0, 1), lambda: cubic_schedule(0.5, 5, 5, 1),
+    for bad in (lambda: iterative_schedule(0.5, 0, 1), lambda: cubic_schedule(0.5, 5, 5, 1),
                 lambda: cubic_schedule(0.5, 0, 5, 0)):  # fmt: skip
         with pytest.raises(PruningError):
             bad()

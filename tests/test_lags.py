@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from lap_jax import PruningError
-from lap_jax.graphs import Graph
-from lap_jax.lags import in_lags, out_lags, pair_factors
-from lap_jax.nodes import IDENTITY, Edge, Index, Node
+from lap_jax.graph.graph import Graph
+from lap_jax.graph.layers import IDENTITY, Edge, Index, Node
+from lap_jax.scoring.lags import in_lags, out_lags, pair_factors
 
 Array = np.ndarray[Any, Any]
 

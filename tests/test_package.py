@@ -19,7 +19,7 @@ import pytest
 import lap_jax
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARY = sorted((ROOT / "lap_jax").glob("*.py"))
+LIBRARY = sorted((ROOT / "lap_jax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 PROMISED = {
     "IDENTITY",
@@ -44,12 +44,9 @@ PROMISED = {
 
 
 def imported(path: Path) -> set[str]:
-    """Full names of the modules that a file imports, anywhere in it but for types alone."""
+    """Full names of the modules that a file imports, anywhere in it, for types alone too."""
     names: set[str] = set()
     tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
@@ -59,16 +56,23 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+def module(path: Path) -> str:
+    """Dotted name of a file of the library; a folder's own for its ``__init__.py``."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
 def inside(path: Path) -> set[str]:
     """The library's own modules that one of them imports."""
-    own = {file.stem for file in LIBRARY}
+    own = {module(file) for file in LIBRARY}
     found = set()
     for name in imported(path):
-        package, *rest = name.split(".")
-        if package == "lap_jax":
-            assert rest, f"{path.name} imports the package that it belongs to"
-            assert rest[0] in own, f"{path.name} imports {name} from the package itself"
-            found.add(rest[0])
+        if name.split(".")[0] != "lap_jax":
+            continue
+        parent = name.rpartition(".")[0]
+        found.add(name if name in own else parent)
+        assert found <= own, f"{path.name} imports {name}"
+    assert "lap_jax" not in found, f"{path.name} imports the package that it belongs to"
     return found
 
 
@@ -83,7 +87,7 @@ def test_public_names_are_listed_documented_and_there() -> None:
 
 
 def test_nothing_else_is_public() -> None:
-    modules = {file.stem for file in LIBRARY}
+    modules = {module(file).split(".")[1] for file in LIBRARY if module(file) != "lap_jax"}
     shown = {name for name in vars(lap_jax) if not name.startswith("_")}
     assert shown - modules - set(lap_jax.__all__) <= {"VERSION"}
 
@@ -97,7 +101,7 @@ def test_library_stands_on_jax_optax_numpy_and_safetensors() -> None:
 
 
 def test_imports_of_the_library_have_no_circle() -> None:
-    waiting = {path.stem: inside(path) for path in LIBRARY}
+    waiting = {module(path): inside(path) for path in LIBRARY}
     while waiting:
         free = [name for name, needs in waiting.items() if not needs & set(waiting)]
         assert free, f"a circle among {sorted(waiting)}"
@@ -105,16 +109,27 @@ def test_imports_of_the_library_have_no_circle() -> None:
             del waiting[name]
 
 
-def test_lower_modules_never_import_upper_ones() -> None:
-    """The pieces know nothing of the recipe, nor scores, selection and sparsity of each other."""
-    parts = {"scores", "selection", "sparsity", "retraining", "chains"}
-    above = {"pruning", "gradual", "report", "files", "__init__"}
-    for name in parts:
-        below = inside(ROOT / "lap_jax" / f"{name}.py")
-        assert not below & above, name
-        assert not below & (parts - {name}), name
-    users = {path.stem for path in LIBRARY if "pruning" in inside(path)}
-    assert users <= {"gradual", "__init__"}
+def test_lower_rooms_never_import_upper_ones() -> None:
+    """A room imports from rooms below it alone; beside each other stand those of one floor."""
+    floors = [
+        {"errors", "version", "paths", "tables", "meshes", "files"},
+        {"graph"},
+        {"scoring", "selection"},
+        {"methods", "batching", "tracing"},
+        {"pruning"},
+        {"retraining", "report"},
+        {"gradual"},
+    ]
+    level = {name: floor for floor, names in enumerate(floors) for name in names}
+    for path in LIBRARY:
+        if module(path) == "lap_jax":
+            continue
+        room = module(path).split(".")[1]
+        for name in inside(path):
+            other = name.split(".")[1]
+            assert other == room or level[other] <= level[room], f"{module(path)} imports {name}"
+    assert not any("pruning" in name for path in LIBRARY for name in inside(path)
+                   if module(path).split(".")[-1] not in ("lap_jax", "gradual"))  # fmt: skip
 
 
 def test_experiments_use_public_names_only() -> None:
@@ -139,10 +154,11 @@ def test_library_knows_no_experiments() -> None:
         assert not any(name.startswith(("experiments", "flax")) for name in imported(path))
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LIBRARY, ids=module)
 def test_examples_in_docstrings_run(path: Path) -> None:
-    module = importlib.import_module(f"lap_jax.{path.stem}".removesuffix(".__init__"))
-    found = doctest.testmod(module, extraglobs={"np": np, "jnp": jnp, "jax": jax})
+    found = doctest.testmod(
+        importlib.import_module(module(path)), extraglobs={"np": np, "jnp": jnp, "jax": jax}
+    )
     assert found.failed == 0
 
 

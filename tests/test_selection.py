@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lap_jax import PruningError, keep_largest, masks_from_scores
-from lap_jax.norms import add_up, euclidean
+from lap_jax.scoring.norms import add_up, euclidean
 
 DTYPES = {
     "float32": np.float32,

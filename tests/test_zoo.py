@@ -22,8 +22,8 @@ from flax import nnx
 
 import lap_jax
 from experiments.models import MODELS
-from lap_jax.graphs import Graph
-from lap_jax.nodes import IDENTITY, Edge, Node, Norm
+from lap_jax.graph.graph import Graph
+from lap_jax.graph.layers import IDENTITY, Edge, Node, Norm
 from tests import zoo
 
 KEY = jax.random.key(0, impl="rbg")

@@ -10,8 +10,8 @@ from functools import partial
 import jax
 
 from lap_jax.errors import PruningError
-from lap_jax.graphs import Graph
-from lap_jax.nodes import nearest
+from lap_jax.graph.graph import Graph
+from lap_jax.graph.layers import nearest
 
 Sparsity = float | Sequence[float] | Mapping[str, float]
 
@@ -85,7 +85,7 @@ def cubic_schedule(
     return tuple((step, _at(final, partial(level, step=step))) for step in steps)
 
 
-def cycles(
+def iterative_schedule(
     final: float | Mapping[str, float], rounds: int, every: int, begin: int = 0
 ) -> tuple[tuple[int, Sparsity], ...]:
     """Return the schedule of iterative pruning (Han et al. 2015), for `prune_in_training`.
@@ -106,7 +106,7 @@ def cycles(
       PruningError: if there is no round, or no step between two, or ``begin`` is negative.
 
     Example:
-      >>> [(step, round(level, 3)) for step, level in cycles(0.75, 2, 100)]
+      >>> [(step, round(level, 3)) for step, level in iterative_schedule(0.75, 2, 100)]
       [(0, 0.5), (100, 0.75)]
     """
     if rounds < 1 or every < 1 or begin < 0:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from lap_jax.files import write_atomically
-from lap_jax.nodes import IDENTITY, Node
-
-if TYPE_CHECKING:
-    from lap_jax.graphs import Graph
+from lap_jax.graph.layers import IDENTITY, Node
+from lap_jax.graph.structure import Structure
 
 _WIDTH, _HEIGHT, _GAP, _ROW = 210, 34, 30, 62
 
 
-def draw(graph: Graph, path: str | os.PathLike[str]) -> None:
+def draw(graph: Structure, path: str | os.PathLike[str]) -> None:
     """Write a graph as SVG: inputs at the top, layers as boxes, junctions as rounded ones.
 
     Raises:
@@ -25,7 +22,7 @@ def draw(graph: Graph, path: str | os.PathLike[str]) -> None:
     write_atomically(Path(path), svg(graph).encode())
 
 
-def svg(graph: Graph) -> str:
+def svg(graph: Structure) -> str:
     """Return a graph as SVG."""
     rows = _rows(graph)
     most = max(len(row) for row in rows)
@@ -61,7 +58,7 @@ def svg(graph: Graph) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _box(graph: Graph, name: str, x: float, y: float) -> str:
+def _box(graph: Structure, name: str, x: float, y: float) -> str:
     part = graph.parts[name]
     if isinstance(part, Node):
         lost = any(name in (*barrier.before, *barrier.after) for barrier in graph.barriers)
@@ -89,7 +86,7 @@ def _short(text: str, most: int = 30) -> str:
     return text if len(text) <= most else "…" + text[1 - most :]
 
 
-def _rows(graph: Graph) -> list[list[str]]:
+def _rows(graph: Structure) -> list[list[str]]:
     """Return names by level: below all that leads there."""
     levels: dict[str, int] = {}
     order = [*graph.parts]

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from lap_jax.errors import PruningError
-from lap_jax.graphs import Graph
-from lap_jax.nodes import IDENTITY, Edge, Node, Norm, nearest
+from lap_jax.graph.graph import Graph
+from lap_jax.graph.layers import IDENTITY, Edge, Node, Norm, nearest
 from lap_jax.paths import leaves_by_path
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lap_jax.graphs import Graph
-from lap_jax.nodes import Node
+from lap_jax.graph.graph import Graph
+from lap_jax.graph.layers import Node
 
 
 def kernel_of(layer: Node, leaf: Any) -> jax.Array:

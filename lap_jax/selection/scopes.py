@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from lap_jax.errors import PruningError
-from lap_jax.nodes import nearest
-from lap_jax.norms import add_up, in_memory, near_largest, sum_squares
-from lap_jax.selection import Scored, keep_largest_each
-from lap_jax.sparsity import kept_count
+from lap_jax.graph.layers import nearest
+from lap_jax.scoring.norms import add_up, in_memory, near_largest, sum_squares
+from lap_jax.selection.sparsity import kept_count
+from lap_jax.selection.top_k import Scored, keep_largest_each
 
 
 class Scope(NamedTuple):

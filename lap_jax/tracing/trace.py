@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lap_jax.chains import float_kernel
-from lap_jax.channels import Act
-from lap_jax.edits import fold_norms
 from lap_jax.errors import PruningError
-from lap_jax.graphs import Graph
-from lap_jax.nodes import IDENTITY, Barrier, Edge, Factor, Index, Junction
+from lap_jax.graph.chain import float_kernel
+from lap_jax.graph.graph import Graph
+from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Factor, Index, Junction
+from lap_jax.graph.shortcuts import fold_norms
 from lap_jax.paths import leaves_by_path
-from lap_jax.programs import read
-from lap_jax.rules import Draft, reader
-from lap_jax.views import Known, Power, whole
+from lap_jax.tracing.channels import Act
+from lap_jax.tracing.interpreter import read
+from lap_jax.tracing.rules import Draft, reader
+from lap_jax.tracing.views import Known, Power, whole
 
 
 def trace(apply_fn: Any, variables: Any, *inputs: Any, **static: Any) -> Graph:

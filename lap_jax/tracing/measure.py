@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from lap_jax import channels
-from lap_jax.channels import Act
-from lap_jax.graphs import Graph
-from lap_jax.nodes import IDENTITY, Node
-from lap_jax.norms import add_up
-from lap_jax.programs import Reader, loop_of, read
-from lap_jax.reach import Measured
-from lap_jax.rules import Draft, at_step, is_stacked, reader, stacked_up, unrolled
-from lap_jax.scores import widen
-from lap_jax.tracing import as_function, model_program
+from lap_jax.graph.graph import Graph
+from lap_jax.graph.layers import IDENTITY, Node
+from lap_jax.scoring.norms import add_up
+from lap_jax.scoring.propagation import Measured
+from lap_jax.scoring.scores import widen
+from lap_jax.tracing import channels
+from lap_jax.tracing.channels import Act
+from lap_jax.tracing.interpreter import Reader, loop_of, read
+from lap_jax.tracing.rules import Draft, at_step, is_stacked, reader, stacked_up, unrolled
+from lap_jax.tracing.trace import as_function, model_program
 
 
 class _Both(NamedTuple):

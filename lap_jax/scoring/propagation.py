@@ -29,9 +29,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lap_jax.errors import PruningError
-from lap_jax.graphs import Graph
-from lap_jax.nodes import IDENTITY, Edge, Index, Junction, Node
-from lap_jax.norms import euclidean
+from lap_jax.graph.graph import Graph
+from lap_jax.graph.layers import IDENTITY, Edge, Index, Junction, Node
+from lap_jax.scoring.norms import euclidean
 
 Flows = Mapping[str, tuple[jax.Array, jax.Array]]
 ALL = "all"

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lap_jax.nodes import Junction, Node
-from lap_jax.norms import add_up, in_memory, near_largest, power_of_two, sum_squares
-from lap_jax.reach import Measured, Reach, after, before
+from lap_jax.graph.layers import Junction, Node
+from lap_jax.scoring.norms import add_up, in_memory, near_largest, power_of_two, sum_squares
+from lap_jax.scoring.propagation import Measured, Reach, after, before
 
 
 class Sides(NamedTuple):

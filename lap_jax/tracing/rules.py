@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn
 
-from lap_jax import channels, views
-from lap_jax.channels import NONE, Act, Loss, Route
-from lap_jax.nodes import IDENTITY, Index, Node
-from lap_jax.programs import Reader, loop_of, where
-from lap_jax.views import Known, Power, View
+from lap_jax.graph.layers import IDENTITY, Index, Node
+from lap_jax.tracing import channels, views
+from lap_jax.tracing.channels import NONE, Act, Loss, Route
+from lap_jax.tracing.interpreter import Reader, loop_of, where
+from lap_jax.tracing.views import Known, Power, View
 
 Value = Known | Act
 

@@ -28,10 +28,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from lap_jax.errors import PruningError
-from lap_jax.graphs import Graph
-from lap_jax.nodes import IDENTITY, Edge, Node
-from lap_jax.norms import add_up, near_largest, power_of_two
-from lap_jax.scores import widen
+from lap_jax.graph.graph import Graph
+from lap_jax.graph.layers import IDENTITY, Edge, Node
+from lap_jax.scoring.norms import add_up, near_largest, power_of_two
+from lap_jax.scoring.scores import widen
 
 
 class _Branch(NamedTuple):

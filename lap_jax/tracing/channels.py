@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lap_jax.views import Power, View, common_groups
+from lap_jax.tracing.views import Power, View, common_groups
 
 NONE = -1  # the number of no channel
 

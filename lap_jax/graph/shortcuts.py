@@ -1,79 +1,19 @@
-"""Graphs made from graphs: what the user knows better, and other ways to see shortcuts."""
+"""Other ways to see the shortcuts of a network: graphs made from graphs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from lap_jax.errors import PruningError
-from lap_jax.nodes import IDENTITY, Edge, Junction, Norm, nearest
+from lap_jax.graph.layers import IDENTITY, Edge, Junction, Norm
+from lap_jax.graph.structure import Structure
 
-if TYPE_CHECKING:
-    from lap_jax.graphs import Graph
-
-
-def pin(graph: Graph, *names: str) -> Graph:
-    """Return the graph with layers that are not pruned, but neighbours of those that are.
-
-    Raises:
-      PruningError: for a name that no layer has, or if nothing is left to prune.
-    """
-    found = replace(graph, pinned=graph.pinned | {graph[name].name for name in names})
-    if not found.prunable:
-        raise PruningError("every layer is pinned: leave one to prune")
-    return found
+G = TypeVar("G", bound=Structure)
 
 
-def cut(graph: Graph, source: str, target: str) -> Graph:
-    """Return the graph without the edges from one layer or junction to another.
-
-    Raises:
-      PruningError: if there is none.
-    """
-    edges = tuple(edge for edge in graph.edges if (edge.source, edge.target) != (source, target))
-    if len(edges) == len(graph.edges):
-        for name in (source, target):
-            if name != IDENTITY and name not in graph.parts:
-                hint = nearest(name, graph.parts)
-                raise PruningError(f"no layer or junction {name!r} in the graph{hint}")
-        raise PruningError(f"no edge leads from {source!r} to {target!r}: nothing to cut")
-    return replace(graph, edges=edges)
-
-
-def connect(graph: Graph, *edges: Edge) -> Graph:
-    """Return the graph with more edges.
-
-    Raises:
-      PruningError: if an end is unknown, or the channels of the source do not fit the target.
-    """
-    for edge in edges:
-        for name in (edge.source, edge.target):
-            if name != IDENTITY and name not in graph.parts:
-                hint = nearest(name, graph.parts)
-                raise PruningError(f"no layer or junction {name!r} in the graph{hint}")
-        if IDENTITY in (edge.source, edge.target):
-            continue
-        source, target = graph.parts[edge.source], graph.parts[edge.target]
-        if edge.pairs is not None:
-            limits = edge.pairs.values.max(0, initial=-1)
-            fits = limits[0] < source.out_size and limits[1] < target.in_size
-        else:
-            width = target.in_size // max(edge.positions, 1)
-            fits = (
-                edge.positions > 0
-                and width * edge.positions == target.in_size
-                and edge.offset + source.out_size <= width
-            )
-        if not fits:
-            raise PruningError(
-                f"the edge from {edge.source!r} with {source.out_size} outputs does not fit "
-                f"{edge.target!r} with {target.in_size} inputs: mend positions, offset or pairs"
-            )
-    return replace(graph, edges=(*graph.edges, *edges))
-
-
-def main_path(graph: Graph) -> Graph:
+def main_path(graph: G) -> G:
     """Return the graph without shortcuts: of a sum the branch through most layers stays.
 
     That is the order in which the paper and its code see a residual network. Layers that only a
@@ -84,7 +24,7 @@ def main_path(graph: Graph) -> Graph:
     return fold_norms(_contracted(_without_dead(graph, replace(graph, edges=tuple(edges)))))
 
 
-def identity_shortcuts(graph: Graph) -> Graph:
+def identity_shortcuts(graph: G) -> G:
     """Return the graph with ones for what shortcuts bring, and for what becomes of it.
 
     Of a sum the branch through most layers stays, beside an identity branch; a layer that another
@@ -99,7 +39,7 @@ def identity_shortcuts(graph: Graph) -> Graph:
     return replace(graph, edges=tuple(edges))
 
 
-def direct(graph: Graph) -> Graph:
+def direct(graph: G) -> G:
     """Return the graph with edges from layer to layer in place of sums.
 
     Raises:
@@ -133,7 +73,7 @@ def direct(graph: Graph) -> Graph:
     return replace(graph, edges=tuple(edges), junctions=())
 
 
-def fold_norms(graph: Graph) -> Graph:
+def fold_norms(graph: G) -> G:
     """Give layers the norms right behind them, which then need no junction of their own."""
     norms: dict[str, Norm] = {}
     replaced: dict[str, str] = {}
@@ -180,7 +120,7 @@ def _as_norm(junction: Junction) -> Norm | None:
     return Norm(stem, epsilon=epsilon[0]) if epsilon else Norm(stem, statistics=False)
 
 
-def _shortcuts(graph: Graph) -> list[Edge]:
+def _shortcuts(graph: Structure) -> list[Edge]:
     """Return the edges into sums that do not come through the most layers."""
     depths: dict[str, int] = {IDENTITY: 0}
     place = {layer.name: index for index, layer in enumerate(graph.layers)}
@@ -223,7 +163,7 @@ def _is_concatenation(edges: Iterable[Edge]) -> bool:
     return True
 
 
-def _without_dead(before: Graph, graph: Graph) -> Graph:
+def _without_dead(before: G, graph: G) -> G:
     """Remove what led somewhere before, and leads nowhere now."""
     while True:
         dead = {name for name in graph.parts if before.out_of(name) and not graph.out_of(name)}
@@ -237,7 +177,7 @@ def _without_dead(before: Graph, graph: Graph) -> Graph:
         )
 
 
-def _contracted(graph: Graph) -> Graph:
+def _contracted(graph: G) -> G:
     """Remove sums of a single branch, which pass it on as it is."""
     for junction in graph.junctions:
         edges = graph.into(junction.name)

@@ -1,0 +1,1 @@
+"""What feeds what: layers, edges, junctions, and how a graph is declared, changed and drawn."""

@@ -1,0 +1,122 @@
+"""Layers, junctions and the edges between them: what a graph is made of, and how it is changed."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from lap_jax.errors import PruningError
+from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Junction, Node, nearest
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Layers in pruning order, first to last, and the edges between them.
+
+    Hashable, so that it can be a static argument of `jax.jit`.
+    """
+
+    layers: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    junctions: tuple[Junction, ...] = ()
+    barriers: tuple[Barrier, ...] = field(default=(), compare=False)
+    pinned: frozenset[str] = frozenset()
+
+    def __getitem__(self, name: str) -> Node:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise PruningError(f"no layer {name!r} in the graph{nearest(name, self.names)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the layers, first to last."""
+        return tuple(layer.name for layer in self.layers)
+
+    @property
+    def prunable(self) -> tuple[Node, ...]:
+        """Layers that are pruned: each kernel once, without the pinned ones."""
+        return tuple(
+            layer for layer in self.layers if not layer.reads and layer.name not in self.pinned
+        )
+
+    @functools.cached_property
+    def parts(self) -> dict[str, Node | Junction]:
+        """Layers and junctions by name."""
+        parts: list[Node | Junction] = [*self.layers, *self.junctions]
+        return {part.name: part for part in parts}
+
+    @functools.cached_property
+    def _ends(self) -> tuple[dict[str, list[Edge]], dict[str, list[Edge]]]:
+        into: dict[str, list[Edge]] = {}
+        out_of: dict[str, list[Edge]] = {}
+        for edge in self.edges:
+            into.setdefault(edge.target, []).append(edge)
+            out_of.setdefault(edge.source, []).append(edge)
+        return into, out_of
+
+    def into(self, name: str) -> tuple[Edge, ...]:
+        """Edges that end at the layer or junction ``name``."""
+        return tuple(self._ends[0].get(name, ()))
+
+    def out_of(self, name: str) -> tuple[Edge, ...]:
+        """Edges that start at the layer or junction ``name``."""
+        return tuple(self._ends[1].get(name, ()))
+
+    def pin(self, *names: str) -> Self:
+        """Return the graph with layers that are not pruned, but neighbours of those that are.
+
+        Raises:
+          PruningError: for a name that no layer has, or if nothing is left to prune.
+        """
+        found = replace(self, pinned=self.pinned | {self[name].name for name in names})
+        if not found.prunable:
+            raise PruningError("every layer is pinned: leave one to prune")
+        return found
+
+    def cut(self, source: str, target: str) -> Self:
+        """Return the graph without the edges from one layer or junction to another.
+
+        Raises:
+          PruningError: if there is none.
+        """
+        edges = tuple(edge for edge in self.edges if (edge.source, edge.target) != (source, target))
+        if len(edges) == len(self.edges):
+            for name in (source, target):
+                if name != IDENTITY and name not in self.parts:
+                    hint = nearest(name, self.parts)
+                    raise PruningError(f"no layer or junction {name!r} in the graph{hint}")
+            raise PruningError(f"no edge leads from {source!r} to {target!r}: nothing to cut")
+        return replace(self, edges=edges)
+
+    def connect(self, *edges: Edge) -> Self:
+        """Return the graph with more edges.
+
+        Raises:
+          PruningError: if an end is unknown, or the channels of the source do not fit the target.
+        """
+        for edge in edges:
+            for name in (edge.source, edge.target):
+                if name != IDENTITY and name not in self.parts:
+                    hint = nearest(name, self.parts)
+                    raise PruningError(f"no layer or junction {name!r} in the graph{hint}")
+            if IDENTITY in (edge.source, edge.target):
+                continue
+            source, target = self.parts[edge.source], self.parts[edge.target]
+            if edge.pairs is not None:
+                limits = edge.pairs.values.max(0, initial=-1)
+                fits = limits[0] < source.out_size and limits[1] < target.in_size
+            else:
+                width = target.in_size // max(edge.positions, 1)
+                fits = (
+                    edge.positions > 0
+                    and width * edge.positions == target.in_size
+                    and edge.offset + source.out_size <= width
+                )
+            if not fits:
+                raise PruningError(
+                    f"the edge from {edge.source!r} with {source.out_size} outputs does not fit "
+                    f"{edge.target!r} with {target.in_size} inputs: mend positions, offset or pairs"
+                )
+        return replace(self, edges=(*self.edges, *edges))

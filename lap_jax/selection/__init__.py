@@ -1,0 +1,1 @@
+"""Which weights stay: how many, what competes with what, and the search for the largest."""

@@ -1,0 +1,1 @@
+"""A graph, and norms on data, from a model's own program."""
