@@ -6,7 +6,8 @@ from lap_jax.gradual import PruneInTrainingState, masks_in, prune_in_training
 from lap_jax.graph.chain import Layer, chain
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Edge, Node, Norm
-from lap_jax.pruning import METHODS, Method, lookahead_masks, lookahead_scores, masks_from_scores
+from lap_jax.methods import METHODS, Method
+from lap_jax.pruning import lookahead_masks, lookahead_scores, masks_from_scores
 from lap_jax.report import Summary, SummaryRow, summarize
 from lap_jax.retraining import KeepPrunedState, apply_masks, keep_pruned
 from lap_jax.scoring.propagation import Measured

@@ -13,14 +13,14 @@ import optax
 from jax import lax
 
 from lap_jax.errors import PruningError
-from lap_jax.graph.chain import fits
+from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
+from lap_jax.methods import Method, checked_method, checked_scope_of, draws
 from lap_jax.paths import leaves_by_path, map_by_path
-from lap_jax.pruning import Method, checked_method, kept_by_step, masks_by_path
-from lap_jax.retraining import KeepPrunedState, apply_masks
-from lap_jax.scoring.kernels import kernel_of
-from lap_jax.selection.scopes import Scope, checked_scope
-from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer
+from lap_jax.pruning import kept_by_step, masks_by_path
+from lap_jax.retraining import KeepPrunedState, apply_masks, pruned_to_zero
+from lap_jax.selection.scopes import Scope
+from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer, whole_number
 
 
 class PruneInTrainingState(NamedTuple):
@@ -63,8 +63,13 @@ def prune_in_training(
     pass is to use ``apply_masks(params, masks_in(state))``, and so is whoever uses the result.
 
     Without it, iterative pruning (Han et al. 2015): each pruning chooses among the weights that are
-    left. Pruned weights are zero from then on, as with `keep_pruned`; momentum that they had when
-    they were pruned fades without effect.
+    left. Pruned weights are zero from then on, as with `keep_pruned`, and updates have the types
+    that they have there; momentum that they had when they were pruned fades without effect.
+
+    What an inner optimizer keeps of the weights, it keeps of pruned ones too. An average made from
+    it is to be masked: ``apply_masks(optax.contrib.schedule_free_eval_params(...), masks)``. A
+    weight that is NaN or infinite when it is pruned stays NaN, for no update takes it to zero; it
+    ranks highest, so that this only happens where a layer holds more of them than it keeps.
 
     Args:
       inner: any optimizer.
@@ -73,15 +78,18 @@ def prune_in_training(
       method, scope, key: as in `lookahead_masks`.
       reconnect: whether pruned weights can come back.
       rewind: at each pruning, take the weights that are left back to where they were at ``init``,
-        and start the inner optimizer anew (Frankle & Carbin 2019). Only without ``reconnect``.
+        and start the inner optimizer anew (Frankle & Carbin 2019). Only without ``reconnect``. The
+        update is the difference, and adding it leaves a rounding error of the larger of the two:
+        ``apply_masks(state.start, masks_in(state))`` are the exact first values.
 
     Returns:
       A gradient transformation. Its ``update`` needs ``params`` and, where the method looks at
       batch norms, ``batch_stats=``.
 
     Raises:
-      PruningError: for an empty or unordered schedule, a sparsity that falls without ``reconnect``,
-        or ``rewind`` with it; otherwise as `lookahead_masks`, here or in ``update``.
+      PruningError: for a schedule that is empty, unordered or has steps that are no whole numbers;
+        for a sparsity that falls without ``reconnect``, or ``rewind`` with it; otherwise as
+        `lookahead_masks`, here or in ``update``.
 
     Example:
       >>> from lap_jax import chain, iterative_schedule
@@ -94,22 +102,18 @@ def prune_in_training(
       >>> int((optax.apply_updates(params, updates)["a"]["kernel"] != 0).sum())
       8
     """
-    method, scope = checked_method(method), checked_scope(scope)
+    method = checked_method(method)
+    scope = checked_scope_of(method, scope)
     kept, steps = _table(graph, method, scope, schedule, reconnect)
     if rewind and reconnect:
         raise PruningError("rewind goes with reconnect=False: rewound weights are pruned for good")
-    if method.score == "random" and key is None:
+    if draws(method) and key is None:
         raise PruningError("random pruning needs a key: pass key=jax.random.key(seed)")
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> PruneInTrainingState:
         shapes = {path: jnp.shape(leaf) for path, leaf in leaves_by_path(params).items()}
-        for layer in graph.layers:
-            if layer.path not in shapes or not fits(layer, shapes[layer.path]):
-                raise PruningError(
-                    f"the graph names {layer.path!r} of shape {layer.shape}, the parameters hold "
-                    f"{shapes.get(layer.path, 'nothing')}: make the graph from these parameters"
-                )
+        check_fits(graph, shapes)
         kernels = {layer.path for layer in graph.layers}
         masks = {
             path: jnp.ones(shape if path in kernels else (), bool) for path, shape in shapes.items()
@@ -121,7 +125,7 @@ def prune_in_training(
         event = jnp.searchsorted(jnp.asarray(steps), state.step)
         left = None
         if not reconnect:
-            left = {layer.name: kernel_of(layer, state.masks[layer.path]) for layer in graph.layers}
+            left = {layer.path: state.masks[layer.path] for layer in graph.layers}
         found = masks_by_path(
             graph, method, scope, params, jnp.asarray(kept)[event], batch_stats, key, left
         )
@@ -151,17 +155,18 @@ def prune_in_training(
             apply_masks(updates, masks), state.inner_state, params, **extra_args
         )
 
-        def place(path: str, change: jax.Array) -> jax.Array:
-            if rewind:
-                change = jnp.where(now, (origin[path] - weights[path]).astype(change.dtype), change)
-            return jnp.where(masks[path], change, -weights[path]).astype(change.dtype)
+        def rewound(path: str, change: jax.Array) -> jax.Array:
+            dtype = jnp.result_type(weights[path], change)
+            back = jnp.astype(origin[path], dtype) - jnp.astype(weights[path], dtype)
+            return jnp.where(now, back, jnp.astype(change, dtype))
 
         if rewind:
-            fresh = inner.init(state.start)
+            fresh = inner.init(apply_masks(state.start, masks))
             inner_state = jax.tree.map(
                 lambda new, old: jnp.where(now, new, old), fresh, inner_state
             )
-        moved = map_by_path(place, moved)
+            moved = map_by_path(rewound, moved)
+        moved = pruned_to_zero(moved, params, masks)
         return moved, PruneInTrainingState(state.step + 1, masks, inner_state, state.start)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -194,9 +199,12 @@ def _table(
     """Return counts of kept weights ``[events, steps, layers]`` and the events' steps, int32."""
     if not schedule:
         raise PruningError("the schedule is empty: give (step, sparsity) at least once")
-    steps = [step for step, _ in schedule]
-    if steps[0] < 0 or any(later <= step for step, later in itertools.pairwise(steps)):
-        raise PruningError(f"the schedule's steps are {steps}: expected rising numbers from 0 on")
+    steps = [whole_number("a step of the schedule", step) for step, _ in schedule]
+    rising = all(step < later for step, later in itertools.pairwise(steps))
+    if not rising or steps[0] < 0 or steps[-1] >= 2**31:
+        raise PruningError(
+            f"the schedule's steps are {steps}: expected rising numbers from 0 on, below 2**31"
+        )
     names = [layer.name for layer in graph.prunable]
     levels = [sparsity_per_layer(sparsity, names) for _, sparsity in schedule]
     for before, after in itertools.pairwise(levels):
@@ -206,7 +214,5 @@ def _table(
                     f"the sparsity of layer {name!r} falls from {old:g} to {new:g}: without "
                     "reconnect pruned weights stay pruned"
                 )
-    if scope.compare == "global" and method.order is not None:
-        raise PruningError("global scope takes all layers at once: use a method without an order")
     counts = [kept_by_step(graph, method, scope, level) for level in levels]
     return np.stack(counts), np.array(steps, np.int32)

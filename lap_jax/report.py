@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from lap_jax.errors import PruningError
+from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Node
 from lap_jax.paths import leaves_by_path
@@ -88,7 +89,8 @@ def summarize(masks: Any, graph: Graph | None = None) -> Summary:
       The summary; its numbers are plain Python integers.
 
     Raises:
-      PruningError: if the masks hold no kernel, or the graph names one that is not among them.
+      PruningError: if the masks hold no kernel, or the graph names one that they lack or hold in
+        another shape.
     """
     kernels = {
         path: np.asarray(mask)
@@ -99,9 +101,7 @@ def summarize(masks: Any, graph: Graph | None = None) -> Summary:
         raise PruningError("the masks hold no kernel: pass what lookahead_masks returned")
     if graph is None:
         return Summary(tuple(_row(path, mask) for path, mask in kernels.items()))
-    missing = [layer.path for layer in graph.layers if layer.path not in kernels]
-    if missing:
-        raise PruningError(f"the masks hold no kernel {missing[0]!r}, which the graph names")
+    check_fits(graph, {path: mask.shape for path, mask in kernels.items()}, "masks")
     parts = {
         layer.name: np.asarray(kernel_of(layer, kernels[layer.path])) for layer in graph.layers
     }
@@ -110,7 +110,7 @@ def summarize(masks: Any, graph: Graph | None = None) -> Summary:
     rows = [
         _row(layer.name, parts[layer.name], read[layer.name])
         for layer in graph.layers
-        if not layer.reads
+        if not layer.tied_to
     ]
     return Summary(
         (*rows, *(_row(path, mask) for path, mask in kernels.items() if path not in named))
@@ -144,10 +144,6 @@ def _read(graph: Graph, parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
                 asked = np.any(mask.reshape(groups), axis=(0, 3)).T.reshape(-1)
             else:
                 asked = read[edge.target]
-            if edge.pairs is not None:
-                np.logical_or.at(found, edge.pairs.values[:, 0], asked[edge.pairs.values[:, 1]])
-            else:
-                rows = asked.reshape(edge.positions, -1).any(axis=0)
-                found |= rows[edge.offset : edge.offset + part.out_size]
+            found |= edge.to_source(asked, part.out_size).any(axis=0)
         read[part.name] = found
     return read

@@ -48,13 +48,21 @@ def keep_pruned(
 ) -> optax.GradientTransformationExtraArgs:
     """Wrap an optimizer so that pruned weights are zero after every step.
 
-    Gradients of pruned weights are zeroed before ``inner`` sees them, so its moments there stay
-    zero. Its update of a pruned weight is replaced by ``-w``, so that momentum, weight decay or
-    noise cannot revive the weight. Equivalent to training ``loss(params * masks)``.
+    Gradients of pruned weights are zeroed before ``inner`` sees them, and so are the weights, so
+    that its moments and its copies of the parameters are zero there. Its update of a pruned weight
+    is replaced by ``-w``, so that momentum, weight decay or noise cannot revive the weight.
+    Equivalent to training ``loss(params * masks)``.
+
+    Updates have the type that `optax.apply_updates` adds them in, the wider of their own and the
+    parameter's: ``-w`` rounded to bfloat16 would not take a float32 weight to zero. Wrappers that
+    choose between updates and gradients (`optax.apply_if_finite`, `optax.conditionally_mask`) want
+    one type of both: where gradients are narrower than the parameters, put them inside.
 
     In an `optax.chain`, transformations that follow this one must leave zero updates zero and must
     not rescale the others: put it last. Inside `optax.masked` and `optax.multi_transform` the
-    leaves that are not selected are passed by.
+    leaves that are not selected are passed by. Wrappers that train one copy of the parameters and
+    keep another (`optax.lookahead`, averages) hold zeros in both if `apply_masks` comes before
+    they start.
 
     Args:
       inner: any optimizer; `optax.identity` makes this a plain last link of a chain.
@@ -65,6 +73,8 @@ def keep_pruned(
 
     Raises:
       PruningError: in ``init`` or ``update``, if the paths or shapes differ from the masks'; in
+        ``init``, if a pruned weight is NaN or infinite, which no update takes to zero (under a
+        trace this cannot be seen, and the weight is NaN from then on: use `apply_masks` first); in
         ``update``, if ``params`` is missing.
 
     Example:
@@ -81,7 +91,8 @@ def keep_pruned(
     def init(params: optax.Params) -> KeepPrunedState:
         # Copied, because a training step may donate its state and the caller keeps the masks.
         own = {path: jnp.array(mask, copy=True) for path, mask in _match(masks, params).items()}
-        return KeepPrunedState(own, inner.init(params))
+        _check_finite(own, params)
+        return KeepPrunedState(own, inner.init(apply_masks(params, own)))
 
     def update(
         updates: optax.Updates,
@@ -93,18 +104,61 @@ def keep_pruned(
             raise PruningError(
                 "keep_pruned needs the parameters: call update(grads, state, params)"
             )
-        updates = apply_masks(updates, state.masks)
-        weights = leaves_by_path(params)
-        updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        updates = map_by_path(
-            lambda path, step: jnp.where(state.masks[path], step, -weights[path]).astype(
-                step.dtype
-            ),
-            updates,
+        updates, inner_state = inner.update(
+            apply_masks(updates, state.masks),
+            state.inner_state,
+            apply_masks(params, state.masks),
+            **extra_args,
         )
+        updates = pruned_to_zero(updates, params, state.masks)
         return updates, KeepPrunedState(state.masks, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def pruned_to_zero(
+    updates: optax.Updates, params: optax.Params, masks: dict[str, jax.Array]
+) -> optax.Updates:
+    """Return ``updates`` with ``-w`` for each pruned weight ``w``.
+
+    Args:
+      updates: as from an optimizer; whatever optax masks out is passed by.
+      params: the parameters that they will be added to.
+      masks: by path; each of its leaf's shape, or a scalar.
+
+    Returns:
+      Updates of the types that `optax.apply_updates` adds in, in which ``-w`` is exact.
+    """
+    weights = leaves_by_path(params)
+
+    def place(path: str, step: jax.Array) -> jax.Array:
+        weight = jnp.asarray(weights[path])
+        dtype = jnp.result_type(weight, step)
+        return jnp.where(masks[path], jnp.astype(step, dtype), -jnp.astype(weight, dtype))
+
+    return map_by_path(place, updates)
+
+
+def _check_finite(masks: dict[str, jax.Array], params: optax.Params) -> None:
+    """Refuse pruned weights that are NaN or infinite, where values can be seen."""
+    leaves = leaves_by_path(params)
+    counts = {
+        path: _count_not_finite(leaves[path], mask)
+        for path, mask in masks.items()
+        if jnp.issubdtype(jnp.result_type(leaves[path]), jnp.inexact)
+    }
+    for path, count in counts.items():
+        if not isinstance(count, jax.core.Tracer) and count:
+            raise PruningError(
+                f"parameter {path!r} has {int(count)} pruned weights that are NaN or infinite, "
+                "which no update takes to zero: pass apply_masks(params, masks) to init, and train "
+                "from there"
+            )
+
+
+@jax.jit
+def _count_not_finite(leaf: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(mask, False, ~jnp.isfinite(leaf)))
 
 
 def _match(masks: Any, tree: Any) -> dict[str, jax.Array]:
@@ -114,10 +168,11 @@ def _match(masks: Any, tree: Any) -> dict[str, jax.Array]:
     matched = {}
     for path, leaf in leaves.items():
         if isinstance(leaf, optax.MaskedNode):
+            inside = f"{path}/" if path else ""  # A tree may be masked out as a whole.
             by_path = {
                 name: mask
                 for name, mask in by_path.items()
-                if name != path and not name.startswith(f"{path}/")
+                if name != path and not name.startswith(inside)
             }
             continue
         if path not in by_path:

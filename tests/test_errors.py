@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 
 from lap_jax import (
-    Layer,
     Method,
     PruningError,
     chain,
     lookahead_masks,
     lookahead_scores,
     paper_sparsity,
-    summarize,
 )
 from tests import oracle
 
@@ -34,114 +32,6 @@ def raises(*parts: str) -> Any:
 
 def test_it_is_a_value_error() -> None:
     assert issubclass(PruningError, ValueError)
-
-
-# ---------------------------------------------------------------- the chain
-
-
-def test_empty_chain() -> None:
-    with raises("chain", "empty"):
-        lookahead_masks(net(), [], 0.5)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "nearest"),
-    [("Dense_3", "Dense_2"), ("dense_1", "Dense_1"), ("Dense_1/kernels", "Dense_1/kernel")],
-)
-def test_unknown_path_with_the_nearest_names(wrong: str, nearest: str) -> None:
-    with raises(repr(wrong), nearest):
-        lookahead_masks(net(), ["Dense_0", wrong], 0.5)
-
-
-def test_unknown_path_deep_in_the_tree() -> None:
-    with raises("'Dense_0'", "params/net/Dense_0"):
-        chain({"params": {"net": net()}}, ["Dense_0"])
-
-
-def test_unknown_norm() -> None:
-    norms, stats = oracle.norm_trees(np.random.default_rng(0), [7])
-    with raises("'BatchNorm_1'", "BatchNorm_0"):
-        chain(net() | norms, ["Dense_0", "BatchNorm_1", "Dense_1"], stats)
-
-
-def test_unknown_neighbours() -> None:
-    with raises("'Dense_2'", "Dense_7"):
-        chain(net(), ["Dense_0", "Dense_1", Layer("Dense_2", previous="Dense_7")])
-    with raises("'Dense_0'", "Dense_8"):
-        chain(net(), [Layer("Dense_0", next=("Dense_1", "Dense_8")), "Dense_1", "Dense_2"])
-
-
-@pytest.mark.parametrize("again", ["Dense_0", "Dense_0/kernel"])
-def test_layer_named_twice(again: str) -> None:
-    with raises("'Dense_0'", "twice"):
-        lookahead_masks(net(), ["Dense_0", again], 0.5)
-
-
-def test_dense_shapes_that_do_not_connect() -> None:
-    with raises("'Dense_2'", "(6, 4)", "'Dense_0'", "(5, 7)"):
-        lookahead_masks(net(), ["Dense_0", "Dense_2"], 0.5)
-
-
-def test_conv_shapes_that_do_not_connect() -> None:
-    params = {
-        "a": {"kernel": np.ones((3, 3, 2, 4), np.float32)},
-        "b": {"kernel": np.ones((3, 3, 3, 5), np.float32)},
-        "c": {"kernel": np.ones((18, 5), np.float32)},
-    }
-    with raises("'b'", "(3, 3, 3, 5)", "'a'", "(3, 3, 2, 4)"):
-        chain(params, ["a", "b"])
-    with raises("'c'", "(18, 5)", "'a'", "(3, 3, 2, 4)"):
-        chain(params, ["a", "c"])
-
-
-def test_groups_that_do_not_fit() -> None:
-    params = {
-        "a": {"kernel": np.ones((3, 3, 2, 4), np.float32)},
-        "b": {"kernel": np.ones((3, 3, 2, 6), np.float32)},
-    }
-    assert chain(params, ["a", Layer("b", groups=2)]).layers[1].groups == 2
-    with raises("'b'", "groups"):
-        chain(params, ["a", Layer("b", groups=4)])
-
-
-def test_several_previous_that_neither_add_nor_join() -> None:
-    params = net() | {"Dense_3": {"kernel": np.ones((9, 2), np.float32)}}
-    with raises("'Dense_3'", "(9, 2)"):
-        chain(params, [*NAMES, Layer("Dense_3", previous=("Dense_1", "Dense_2"))])
-
-
-def test_norm_of_another_size() -> None:
-    norms, stats = oracle.norm_trees(np.random.default_rng(0), [6])
-    with raises("'Dense_0'", "BatchNorm_0", "6", "7"):
-        lookahead_masks(
-            net() | norms, ["Dense_0", "BatchNorm_0", "Dense_1"], 0.5, batch_stats=stats
-        )
-
-
-def test_norm_before_any_layer() -> None:
-    norms, stats = oracle.norm_trees(np.random.default_rng(0), [5])
-    with raises("BatchNorm_0"):
-        chain(net() | norms, ["BatchNorm_0", "Dense_0"], stats)
-
-
-@pytest.mark.parametrize("dtype", ["int32", "int8", "bool", "complex64", "float8_e4m3fn"])
-def test_kernels_must_be_real_floats(dtype: str) -> None:
-    params = net()
-    params["Dense_1"]["kernel"] = jnp.ones((7, 6), dtype)
-    with raises("'Dense_1'", dtype):
-        lookahead_masks(params, NAMES, 0.5)
-
-
-def test_a_vector_is_no_kernel() -> None:
-    with raises("Dense_1/bias"):
-        chain(net(), ["Dense_0", "Dense_1/bias"])
-
-
-def test_a_kernel_without_weights() -> None:
-    params = net()
-    params["Dense_0"]["kernel"] = np.ones((0, 7), np.float32)
-    with raises("'Dense_0'", "(0, 7)"):
-        lookahead_masks(params, NAMES, 0.5)
 
 
 # ---------------------------------------------------------------- sparsity
@@ -272,19 +162,6 @@ def test_batch_norm_without_statistics(call: Any) -> None:
         call(net() | norms, declared, *arguments, batch_stats={"BatchNorm_7": stats["BatchNorm_0"]})
 
 
-# ---------------------------------------------------------------- a graph of another model
-
-
-def test_graph_of_another_model() -> None:
-    graph = chain(net(), NAMES)
-    wider = oracle.dense_tree(np.random.default_rng(0), [5, 8, 6, 4])
-    with raises("Dense_0", "(5, 7)", "(5, 8)"):
-        lookahead_masks(wider, graph, 0.5)
-    fewer = oracle.dense_tree(np.random.default_rng(0), [5, 7, 6])
-    with raises("Dense_2"):
-        lookahead_masks(fewer, graph, 0.5)
-
-
 def test_levels_of_the_paper_with_bad_numbers() -> None:
     graph = chain(net(), NAMES)
     with raises("tau", "-1"):
@@ -293,8 +170,3 @@ def test_levels_of_the_paper_with_bad_numbers() -> None:
         paper_sparsity(graph, 3, q=1.2)
     with raises("'Conv_0'"):
         paper_sparsity(graph, 3, unpruned=["Conv_0"])
-
-
-def test_summary_of_nothing() -> None:
-    with pytest.raises(PruningError):
-        summarize({"bias": jnp.asarray(True)})

@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import strategies as st
 
-from lap_jax import PruningError, chain, lookahead_masks, summarize
+from lap_jax import Edge, Graph, Node, PruningError, chain, lookahead_masks, summarize
+from lap_jax.graph.layers import Index, Junction
 from tests import oracle
 
 
@@ -72,6 +75,58 @@ def test_a_depthwise_channel_is_read_by_its_own_group() -> None:
     assert [row.dead for row in summarize(masks, chain(params, ["a", "b"])).rows] == [1, 1]
 
 
+@st.composite
+def reading(draw: st.DrawFn) -> tuple[Graph, dict[str, np.ndarray]]:
+    """Two layers, and a sum of both before a third; edges of any kind, masks of any kind."""
+    sizes = {"a": (2, 3), "b": (2, 4), "sum 0": (8, 8), "c": (8, 2)}
+
+    def edge(source: str, target: str) -> Edge:
+        size, width = sizes[source][1], sizes[target][0]
+        if draw(st.booleans()):
+            ends = st.tuples(st.integers(0, size - 1), st.integers(0, width - 1))
+            pairs = draw(st.lists(ends, unique=True, max_size=10))
+            return Edge(source, target, pairs=Index(np.array(pairs, int).reshape(-1, 2)))
+        positions = draw(st.sampled_from([n for n in (1, 2) if size <= width // n]))
+        return Edge(source, target, positions, draw(st.integers(0, width // positions - size)))
+
+    layers = tuple(Node(name, f"{name}/kernel", sizes[name]) for name in "abc")
+    ends = [("a", "sum 0"), ("b", "sum 0"), ("sum 0", "c"), ("a", "c")]
+    graph = Graph(layers, tuple(edge(*each) for each in ends), (Junction("sum 0", 8),))
+    masks = {
+        layer.name: np.array(
+            draw(st.lists(st.booleans(), min_size=layer.size, max_size=layer.size))
+        ).reshape(layer.shape)
+        for layer in layers
+    }
+    return graph, masks
+
+
+@hypothesis.given(reading())
+def test_dead_neurons_are_those_that_no_path_of_pairs_leads_on(
+    case: tuple[Graph, dict[str, np.ndarray]],
+) -> None:
+    graph, masks = case
+
+    def leads_on(name: str, channel: int) -> bool:
+        if name == "c":
+            return True
+        for edge in graph.out_of(name):
+            pairs = edge.pairs_of(graph.parts[name].out_size, graph.parts[edge.target].in_size)
+            for _, entry in pairs[pairs[:, 0] == channel]:
+                read = edge.target != "c" or masks["c"][entry].any()
+                if read and leads_on(edge.target, entry if edge.target != "c" else 0):
+                    return True
+        return False
+
+    found = summarize({name: {"kernel": mask} for name, mask in masks.items()}, graph)
+    for row, layer in zip(found.rows, graph.layers, strict=True):
+        alive = [
+            masks[layer.name][:, channel].any() and leads_on(layer.name, channel)
+            for channel in range(layer.out_size)
+        ]
+        assert (row.layer, row.dead) == (layer.name, layer.out_size - sum(alive))
+
+
 def test_it_prints_as_a_table() -> None:
     params = oracle.dense_tree(np.random.default_rng(0), [80, 100, 40])
     graph = chain(params, list(params))
@@ -108,5 +163,13 @@ def test_nnx_states_are_summarized_by_the_same_names() -> None:
 def test_a_graph_of_other_layers_is_refused() -> None:
     masks = masks_of(a=np.ones((3, 4)))
     other = {"b": {"kernel": np.ones((3, 4), np.float32)}}
-    with pytest.raises(PruningError, match="'b"):
+    with pytest.raises(PruningError, match="'b/kernel' in masks"):
         summarize(masks, chain(other, ["b"]))
+    wider = {"a": {"kernel": np.ones((3, 5), np.float32)}}
+    with pytest.raises(PruningError, match=r"'a' has shape \(3, 4\) in masks and \(3, 5\) in the"):
+        summarize(masks, chain(wider, ["a"]))
+
+
+def test_masks_without_a_kernel_are_refused() -> None:
+    with pytest.raises(PruningError, match="the masks hold no kernel"):
+        summarize({"bias": jnp.asarray(True)})

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -455,3 +456,146 @@ def test_update_needs_the_parameters() -> None:
     optimizer = keep_pruned(optax.adam(1e-2), masks)
     with pytest.raises(PruningError, match="params"):
         optimizer.update(params, optimizer.init(params))
+
+
+# ---------------------------------------------------------------- types, values, copies
+
+HALVES_AND_FLOATS = ["float32", "bfloat16", "float16"]
+
+
+@pytest.mark.parametrize("of_updates", HALVES_AND_FLOATS)
+@pytest.mark.parametrize("of_params", HALVES_AND_FLOATS)
+def test_updates_of_any_type_take_pruned_weights_to_zero(of_params: str, of_updates: str) -> None:
+    """Rounded to the update's own type, ``-w`` would leave what the rounding took."""
+    params, masks = start()
+    params = jax.tree.map(lambda leaf: leaf.astype(of_params), params)
+    steps = jax.tree.map(lambda leaf: (0.1 * leaf).astype(of_updates), params)
+    optimizer = keep_pruned(optax.identity(), masks)
+    updates, _ = optimizer.update(steps, optimizer.init(params), params)
+    found = optax.apply_updates(params, updates)
+    wanted = apply_masks(optax.apply_updates(params, steps), masks)
+    chex.assert_trees_all_equal(found, wanted)
+    chex.assert_trees_all_equal_dtypes(found, params)
+    chex.assert_type(jax.tree.leaves(updates), jnp.promote_types(of_params, of_updates))
+
+
+def test_trees_of_several_types() -> None:
+    params, masks = start()
+    of_params = dict(zip(params, ["float32", "bfloat16", "float32"], strict=True))
+    of_updates = dict(zip(params, ["bfloat16", "float32", "float16"], strict=True))
+    params = {name: cast(layer, of_params[name]) for name, layer in params.items()}
+    steps = {name: cast(layer, of_updates[name]) for name, layer in params.items()}
+    optimizer = keep_pruned(optax.sgd(0.1), masks)
+    updates, _ = optimizer.update(steps, optimizer.init(params), params)
+    found = optax.apply_updates(params, updates)
+    assert not revived(found, masks)
+    chex.assert_trees_all_equal_dtypes(found, params)
+
+
+def cast(tree: Tree, dtype: str) -> Tree:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_pruned_weights_that_no_update_can_mend_are_refused(bad: float) -> None:
+    params, masks = start()
+    gone = np.argwhere(~np.asarray(masks["Dense_1"]["kernel"]))[:2]
+    params["Dense_1"]["kernel"] = params["Dense_1"]["kernel"].at[tuple(gone.T)].set(bad)
+    optimizer = keep_pruned(optax.adam(1e-2), masks)
+    with pytest.raises(PruningError, match=r"'Dense_1/kernel' has 2 pruned .*apply_masks"):
+        optimizer.init(params)
+    jax.eval_shape(optimizer.init, params)  # Under a trace there is nothing to see.
+    state = optimizer.init(apply_masks(params, masks))
+    updates, _ = optimizer.update(params, state, apply_masks(params, masks))
+    chex.assert_tree_all_finite(updates)
+
+
+def test_a_kept_weight_may_be_anything() -> None:
+    params, masks = start()
+    kept = np.argwhere(np.asarray(masks["Dense_1"]["kernel"]))[0]
+    params["Dense_1"]["kernel"] = params["Dense_1"]["kernel"].at[tuple(kept)].set(jnp.nan)
+    keep_pruned(optax.adam(1e-2), masks).init(params)
+
+
+@pytest.mark.parametrize("masked_first", [False, True])
+def test_the_average_of_schedule_free_is_zero_too(masked_first: bool) -> None:
+    """It is made of the weights and of a copy that `init` takes."""
+    params, masks = start()
+    if masked_first:
+        params = apply_masks(params, masks)
+    inner = optax.contrib.schedule_free_adamw(1e-2, weight_decay=0.1)
+    found, state, history = train(keep_pruned(inner, masks), params, masks, 5)
+    assert not history.any()
+    average = optax.contrib.schedule_free_eval_params(state.inner_state, found)
+    assert not revived(average, masks)
+    assert revived(average, jax.tree.map(jnp.zeros_like, masks)) > 100
+
+
+def test_both_copies_of_lookahead_are_zero() -> None:
+    params, masks = start()
+    both = optax.LookaheadParams.init_synced(apply_masks(params, masks))
+    optimizer = optax.lookahead(keep_pruned(optax.adamw(1e-2), masks), 2, 0.5)
+
+    @jax.jit
+    def step(both: Any, state: Any) -> Any:
+        updates, state = optimizer.update(jax.grad(loss)(both.fast), state, both)
+        return optax.apply_updates(both, updates), state
+
+    state = optimizer.init(both)
+    for _ in range(4):
+        both, state = step(both, state)
+        assert not revived(both.fast, masks)
+        assert not revived(both.slow, masks)
+    assert not np.array_equal(both.slow["Dense_0"]["kernel"], params["Dense_0"]["kernel"])
+
+
+CONTRIB: dict[str, Make] = {
+    "ademamix": lambda: optax.contrib.ademamix(1e-2, weight_decay=0.1),
+    "cocob": lambda: optax.contrib.cocob(),
+    "dadapt_adamw": lambda: optax.contrib.dadapt_adamw(weight_decay=0.1),
+    "dowg": lambda: optax.contrib.dowg(weight_decay=0.1),
+    "mechanize": lambda: optax.contrib.mechanize(optax.adamw(1e-2), weight_decay=0.1),
+    "muon": lambda: optax.contrib.muon(1e-2, weight_decay=0.1),
+    "prodigy": lambda: optax.contrib.prodigy(weight_decay=0.1),
+    "sam": lambda: optax.contrib.sam(optax.sgd(1e-2), optax.sgd(1e-2), sync_period=2),
+    "lamb": lambda: optax.lamb(1e-2, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("name", CONTRIB)
+def test_optimizers_that_keep_copies_or_look_at_whole_layers(name: str) -> None:
+    """Whether or not the parameters are masked before, training goes the same way."""
+    params, masks = start()
+    found, _, history = train(keep_pruned(CONTRIB[name](), masks), params, masks, 4)
+    assert not history.any()
+    chex.assert_tree_all_finite(found)
+
+
+# ---------------------------------------------------------------- unusual leaves
+
+
+def test_leaves_that_are_none_or_numbers() -> None:
+    params = {"kernel": jnp.ones((2, 3)), "frozen": None, "scale": 2.0, "off": jnp.ones(())}
+    masks = {"kernel": jnp.eye(2, 3, dtype=bool), "frozen": None, "scale": True, "off": False}
+    optimizer = keep_pruned(optax.adamw(0.1), masks)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    found = optax.apply_updates(params, updates)
+    assert found["frozen"] is None
+    assert found["off"] == 0
+    assert 0 < found["scale"] < 2
+    np.testing.assert_array_equal(found["kernel"] != 0, masks["kernel"])
+
+
+def test_a_tree_that_is_masked_out_as_a_whole() -> None:
+    params, masks = start()
+    optimizer = optax.masked(keep_pruned(optax.sgd(0.1), masks), False)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    chex.assert_trees_all_equal(updates, params)
+
+
+def test_masks_may_be_numbers() -> None:
+    params, masks = start()
+    ones = jax.tree.map(lambda mask: mask.astype(jnp.int8), masks)
+    optimizer = keep_pruned(optax.sgd(0.1), ones)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert not revived(optax.apply_updates(params, updates), masks)

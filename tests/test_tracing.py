@@ -308,7 +308,7 @@ def test_norms_scale_channels() -> None:
     x = jnp.ones((2, 4, 4, 3))
     variables = Normed().init(jax.random.key(0), x)
     graph = lap_jax.trace(Normed(), variables, x)
-    assert graph["Conv_0"].norm == lap_jax.Norm("BatchNorm_0", epsilon=1e-3)
+    assert graph["Conv_0"].factors == lap_jax.Norm("BatchNorm_0", epsilon=1e-3).factors
     assert graph["Conv_0"].pool == 2
     assert graph.into("Dense_0") == (Edge("Conv_0", "Dense_0", positions=4),)
     paths = [factor.path for junction in graph.junctions for factor in junction.factors]
@@ -497,7 +497,7 @@ def test_an_nnx_module_is_one_call() -> None:
     state = nnx.state(model)
     graph = lap_jax.trace(model, state, jnp.ones((2, 4)))
     assert graph.names == ("first", "second")
-    assert graph["first"].norm == lap_jax.Norm("norm")
+    assert graph["first"].factors == lap_jax.Norm("norm").factors
     params = nnx.state(model, nnx.Param)
     found = lap_jax.lookahead_masks(params, graph, 0.5, batch_stats=nnx.state(model, nnx.BatchStat))
     declared = lap_jax.lookahead_masks(

@@ -38,7 +38,7 @@ Matrix = np.ndarray[Any, np.dtype[np.bool_]]
 
 def label(node: Node) -> str:
     path = node.path.removesuffix("/kernel").removesuffix("/embedding")
-    return path + "".join(f"[{index}]" for index in node.place) + "*" * bool(node.reads)
+    return path + "".join(f"[{index}]" for index in node.place) + "*" * bool(node.tied_to)
 
 
 def node_of(graph: Graph, wanted: str) -> Node:
@@ -117,7 +117,7 @@ def factors(graph: Graph) -> set[str]:
 
 
 def norms(graph: Graph) -> dict[str, str]:
-    return {label(node): node.norm.path for node in graph.layers if node.norm}
+    return {label(node): node.norm for node in graph.layers if node.norm}
 
 
 def inverse(previous: Previous) -> Previous:
@@ -509,7 +509,7 @@ def test_queries_keys_and_values_of_one_kernel() -> None:
 def test_a_tied_head_reads_the_embedding_again() -> None:
     graph = linen("gpt2")
     embedding, head = node_of(graph, "tokens"), node_of(graph, "tokens*")
-    assert (embedding.reads, head.reads) == ("", embedding.name)
+    assert (embedding.tied_to, head.tied_to) == ("", embedding.name)
     assert (embedding.in_size, embedding.out_size) == (11, 8)
     assert (head.in_size, head.out_size) == (8, 11)
     assert embedding.path == head.path == "tokens/embedding"
@@ -615,8 +615,8 @@ def test_norms_right_after_their_convolution() -> None:
         f"blocks/{block}/conv{i}": f"blocks/{block}/norm{i}" for block in range(4) for i in (1, 2)
     } | {"blocks/2/shortcut": "blocks/2/shortcut_norm"}
     for graph in (linen("resnet"), linen("mobilenet"), nnx_graph("resnet")):
-        found = [node.norm for node in graph.layers if node.norm]
-        assert found == [Norm(norm.path, 1e-5, True) for norm in found]
+        found = [node for node in graph.layers if node.norm]
+        assert all(node.factors == Norm(node.norm, 1e-5, True).factors for node in found)
         assert not factors(graph)
 
 
@@ -735,7 +735,7 @@ def energy(module: nn.Module, variables: Any, graph: Graph, x: jax.Array) -> dic
             module.apply(variables, x)
         return seen
 
-    zeros = {label(node): jnp.zeros(node.out_size) for node in graph.layers if not node.reads}
+    zeros = {label(node): jnp.zeros(node.out_size) for node in graph.layers if not node.tied_to}
     # To compile takes far longer than to run.
     found = jax.jit(jax.jacfwd(inputs), compiler_options=FAST)(zeros)
     return jax.tree.map(lambda leaf: np.abs(leaf).sum(0).T, found)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import IDENTITY, Edge, Node, Norm, nearest
+from lap_jax.graph.layers import IDENTITY, Edge, Factor, Junction, Node, Norm, nearest
 from lap_jax.paths import leaves_by_path
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -67,7 +68,8 @@ def chain(
 
     Raises:
       PruningError: if the chain is empty, a path is unknown, a layer is named twice, a kernel is
-        not real floating point or has no weights, or two neighbours' shapes do not connect.
+        not real floating point or has no weights, two neighbours' shapes do not connect, or a
+        number of a layer or norm is none that it can have.
 
     Example:
       >>> import numpy as np
@@ -107,20 +109,20 @@ def chain(
         name: _kernel_shape(name, leaves[layer.kernel])
         for name, layer in zip(names, declared, strict=True)
     }
+    for name, layer in zip(names, declared, strict=True):
+        _check_numbers(name, layer, shapes[name])
     edges: list[Edge] = []
     nodes: list[Node] = []
     links = _links(names, declared)
     for name, layer in zip(names, declared, strict=True):
         sources = [source for source, target in links if target == name]
         edges_in, groups = _connect(name, layer, sources, shapes)
-        norm = None if layer.norm is None else _norm(layer.norm)
+        factors = _factors(name, shapes[name][-1], layer.norm, known)
         nodes.append(
-            Node(name, layer.kernel, shapes[name], groups, norm, layer.strides, layer.pool)
+            Node(name, layer.kernel, shapes[name], groups, factors, layer.strides, layer.pool)
         )
         edges += edges_in
     edges += [Edge(source, IDENTITY) for source, target in links if target == IDENTITY]
-    for node in nodes:
-        _check_norm_size(node, known)
     return Graph(tuple(nodes), tuple(edges))
 
 
@@ -136,16 +138,31 @@ def as_graph(
     if not isinstance(chain_or_graph, Graph):
         return chain(params, chain_or_graph, batch_stats)
     leaves = leaves_by_path(params)
+    check_fits(chain_or_graph, {path: jnp.shape(leaf) for path, leaf in leaves.items()})
     for layer in chain_or_graph.layers:
-        if layer.path not in leaves:
-            _unknown_path(layer.path, leaves)
-        shape = _kernel_shape(layer.name, leaves[layer.path])
-        if not fits(layer, shape):
-            raise PruningError(
-                f"layer {layer.name!r} has shape {shape} in params and {layer.shape} in the graph: "
-                "build the graph from these params"
-            )
+        _kernel_shape(layer.name, leaves[layer.path])
     return chain_or_graph
+
+
+def check_fits(graph: Graph, shapes: Mapping[str, tuple[int, ...]], tree: str = "params") -> None:
+    """Refuse a graph of other parameters.
+
+    Args:
+      graph: any.
+      shapes: of the leaves of the parameters, or of masks, by path.
+      tree: what an error calls them.
+
+    Raises:
+      PruningError: if the graph names a kernel that is not there, or is there in another shape.
+    """
+    for layer in graph.layers:
+        if layer.path not in shapes:
+            _unknown_path(layer.path, shapes, tree)
+        if not fits(layer, shapes[layer.path]):
+            raise PruningError(
+                f"layer {layer.name!r} has shape {shapes[layer.path]} in {tree} and {layer.shape} "
+                f"in the graph: build the graph from these {tree}"
+            )
 
 
 def fits(layer: Node, shape: tuple[int, ...]) -> bool:
@@ -155,43 +172,34 @@ def fits(layer: Node, shape: tuple[int, ...]) -> bool:
     return math.prod(shape[len(layer.place) :]) == layer.size
 
 
-def norm_tensors(graph: Graph, params: Any, batch_stats: Any | None) -> dict[str, Any]:
-    """Collect what the norms' gains are made of: ``{layer: {"scale": [out], "var": [out]}}``.
-
-    A scale or, for norms without statistics, a variance that does not exist is left out. Junctions
-    have theirs by path: ``{junction: {path: leaf}}``.
+def norm_tensors(graph: Graph, params: Any, batch_stats: Any | None) -> dict[str, dict[str, Any]]:
+    """Collect the leaves of all factors: ``{layer or junction: {path: leaf}}``.
 
     Raises:
-      PruningError: if a batch norm's running variance is found nowhere.
+      PruningError: for a leaf that neither tree holds, such as a batch norm's running variance.
     """
     known = {**leaves_by_path(params), **leaves_by_path(batch_stats)}
-    tensors: dict[str, Any] = {}
-    for layer in graph.layers:
-        if layer.norm is None:
-            continue
-        parts = {}
-        if f"{layer.norm.path}/scale" in known:
-            parts["scale"] = known[f"{layer.norm.path}/scale"]
-        if layer.norm.statistics:
-            if f"{layer.norm.path}/var" not in known:
-                raise PruningError(
-                    f"norm {layer.norm.path!r} after layer {layer.name!r}: batch_stats has no "
-                    f"{layer.norm.path + '/var'!r}; pass batch_stats=variables['batch_stats'] (or "
-                    "nnx.state(model, nnx.BatchStat)), or, for a norm without running statistics, "
-                    f"declare Norm({layer.norm.path!r}, statistics=False)"
-                )
-            parts["var"] = known[f"{layer.norm.path}/var"]
-        tensors[layer.name] = parts
-    for junction in graph.junctions:
-        paths = dict.fromkeys(part.path for part in junction.factors)
-        if missing := [path for path in paths if path not in known]:
-            raise PruningError(
-                f"{junction.name!r} of the graph is multiplied by {missing[0]!r}, which neither "
-                "params nor batch_stats holds: pass the trees that the graph was traced with"
-            )
-        if paths:
-            tensors[junction.name] = {path: known[path] for path in paths}
-    return tensors
+    leaves: dict[str, dict[str, Any]] = {}
+    for part in graph.parts.values():
+        for factor in part.factors:
+            if factor.path not in known:
+                raise _missing(part, factor)
+            leaves.setdefault(part.name, {})[factor.path] = known[factor.path]
+    return leaves
+
+
+def _missing(part: Node | Junction, factor: Factor) -> PruningError:
+    if isinstance(part, Node) and factor.power != 1:
+        stem = factor.path.rpartition("/")[0]
+        return PruningError(
+            f"norm {stem!r} after layer {part.name!r}: batch_stats has no {factor.path!r}; pass "
+            "batch_stats=variables['batch_stats'] (or nnx.state(model, nnx.BatchStat)), or, for a "
+            f"norm without running statistics, declare Norm({stem!r}, statistics=False)"
+        )
+    return PruningError(
+        f"{part.name!r} of the graph is multiplied by {factor.path!r}, which neither params nor "
+        "batch_stats holds: pass the trees that the graph was made from"
+    )
 
 
 def _read_entry(
@@ -199,13 +207,15 @@ def _read_entry(
 ) -> Layer | Norm:
     """Resolve the paths of one entry; a string becomes the layer or the norm that it names."""
     if isinstance(entry, Norm):
-        if not _is_norm(entry.path, known):
+        if not _is_norm(_norm(entry).path, known):
             _unknown_path(entry.path, known)
         return entry
     if isinstance(entry, Layer):
         if entry.norm is not None and not _is_norm(_norm(entry.norm).path, known):
             _unknown_path(_norm(entry.norm).path, known)
         path = entry.kernel
+        if not isinstance(path, str):
+            raise PruningError(f"a Layer names its kernel by a path; found {path!r}")
     elif isinstance(entry, str):
         path = entry
     else:
@@ -219,7 +229,10 @@ def _read_entry(
 
 
 def _norm(norm: str | Norm) -> Norm:
-    return Norm(norm) if isinstance(norm, str) else norm
+    found = Norm(norm) if isinstance(norm, str) else norm
+    if not isinstance(found, Norm) or not isinstance(found.path, str):
+        raise PruningError(f"a norm is declared by its path or as Norm(path); found {norm!r}")
+    return found
 
 
 def _name(kernel_path: str) -> str:
@@ -255,23 +268,50 @@ def _kernel_shape(name: str, kernel: Any) -> tuple[int, ...]:
     return shape
 
 
+def _check_numbers(name: str, layer: Layer, shape: tuple[int, ...]) -> None:
+    """Refuse numbers that no layer has, or that no kernel of this shape has."""
+    for field in ("strides", "pool", "groups", "flatten"):
+        value = getattr(layer, field)
+        if value is None and field in ("groups", "flatten"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise PruningError(
+                f"layer {name!r} has {field}={value!r}: expected a whole number of 1 or more"
+            )
+        dense = len(shape) == 2
+        if value > 1 and field in (("strides", "groups") if dense else ("flatten",)):
+            kind, other = (
+                ("dense layer", "convolution") if dense else ("convolution", "dense layer")
+            )
+            raise PruningError(
+                f"layer {name!r} has {field}={value}, which a {other} has, but its kernel of shape "
+                f"{shape} is that of a {kind}: leave {field} out, or name the layer it belongs to"
+            )
+
+
 def _links(names: Sequence[str], declared: Sequence[Layer]) -> list[tuple[str, str]]:
     """Pairs (source, target), in the order of declaration, each once."""
     links: dict[tuple[str, str], None] = {}
     for index, (name, layer) in enumerate(zip(names, declared, strict=True)):
         if layer.previous is not None:
-            for source in _as_names(layer.previous):
+            for source in _as_names(layer.previous, name, "previous"):
                 links[_known(source, name, "previous", names), name] = None
         elif index and declared[index - 1].next is None:
             links[names[index - 1], name] = None
         if layer.next is not None:
-            for target in _as_names(layer.next):
+            for target in _as_names(layer.next, name, "next"):
                 links[name, _known(target, name, "next", names)] = None
     return list(links)
 
 
-def _as_names(value: str | Sequence[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
+def _as_names(value: str | Sequence[str], name: str, field: str) -> tuple[str, ...]:
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    names: tuple[Any, ...] = tuple(value) if several else (value,)
+    if not all(isinstance(each, str) for each in names):
+        raise PruningError(
+            f"layer {name!r} has {field}={value!r}: expected the name of a layer, or several"
+        )
+    return names
 
 
 def _known(value: str, name: str, field: str, names: Sequence[str]) -> str:
@@ -297,7 +337,7 @@ def _connect(
     identity = [Edge(IDENTITY, name)] if IDENTITY in sources else []
     layers = [source for source in sources if source != IDENTITY]
     sizes = [shapes[source][-1] for source in layers]
-    if layer.groups is not None and (layer.groups < 1 or shape[-1] % layer.groups):
+    if layer.groups is not None and shape[-1] % layer.groups:
         raise PruningError(
             f"layer {name!r} has groups={layer.groups} and kernel shape {shape}: groups must "
             "divide its output size"
@@ -338,20 +378,32 @@ def _positions_and_groups(
     return (positions, 1) if positions * width == kernel_in and allowed else None
 
 
-def _check_norm_size(node: Node, known: Mapping[str, Any]) -> None:
-    if node.norm is None:
-        return
-    for part in ("scale", "var"):
-        tensor = known.get(f"{node.norm.path}/{part}")
-        if tensor is not None and jnp.shape(tensor) != (node.out_size,):
+def _factors(
+    name: str, size: int, norm: str | Norm | None, known: Mapping[str, Any]
+) -> tuple[Factor, ...]:
+    """Return what a declared norm multiplies a layer's outputs by; an absent scale is left out."""
+    if norm is None:
+        return ()
+    norm = _norm(norm)
+    if not isinstance(norm.epsilon, (int, float, np.number)) or not 0 <= norm.epsilon < math.inf:
+        raise PruningError(
+            f"norm {norm.path!r} after layer {name!r} has epsilon {norm.epsilon!r}: expected a "
+            "finite number of 0 or more, such as 1e-5"
+        )
+    # A variance may come later, with the call that needs it.
+    factors = tuple(part for part in norm.factors if part.power != 1 or part.path in known)
+    for part in factors:
+        leaf = known.get(part.path)
+        if leaf is not None and jnp.shape(leaf) != (size,):
             raise PruningError(
-                f"norm {node.norm.path!r} has {part} of shape {jnp.shape(tensor)}, but layer "
-                f"{node.name!r} before it has {node.out_size} outputs: name the norm after its "
-                "own layer"
+                f"norm {norm.path!r} has {part.path.removeprefix(norm.path + '/')} of shape "
+                f"{jnp.shape(leaf)}, but layer {name!r} before it has {size} outputs: name the "
+                "norm after its own layer"
             )
+    return factors
 
 
-def _unknown_path(path: str, known: Mapping[str, Any]) -> NoReturn:
+def _unknown_path(path: str, known: Mapping[str, Any], tree: str = "params") -> NoReturn:
     modules = [name.rpartition("/")[0] or name for name in known]
     hint = nearest(_name(path), modules) or f"; there are: {', '.join(map(repr, known))}"
-    raise PruningError(f"no layer or norm {path!r} in params{hint}")
+    raise PruningError(f"no layer or norm {path!r} in {tree}{hint}")

@@ -63,7 +63,7 @@ def _box(graph: Structure, name: str, x: float, y: float) -> str:
     if isinstance(part, Node):
         lost = any(name in (*barrier.before, *barrier.after) for barrier in graph.barriers)
         fill = "#eee" if name in graph.pinned else "#fde0dc" if lost else "#dbe9f6"
-        second = "x".join(map(str, part.shape)) + (f", {part.norm.path}" if part.norm else "")
+        second = "x".join(map(str, part.shape)) + (f", {part.norm}" if part.norm else "")
         corner = 3
     else:
         fill, corner = "#f6efd9", _HEIGHT // 2

@@ -35,7 +35,7 @@ class Graph(Structure):
                 "x".join(map(str, layer.shape)) + _details(layer),
                 str(layer.in_size),
                 str(layer.out_size),
-                layer.norm.path if layer.norm else "-",
+                layer.norm or "-",
                 *self._neighbours(layer.name),
             )
             for layer in self.layers

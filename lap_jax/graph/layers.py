@@ -1,4 +1,4 @@
-"""What a graph is made of: layers, the norms after them, junctions and edges.
+"""What a graph is made of: layers, junctions, what multiplies their channels, and edges.
 
 Flax ends every kernel in (in, out): Dense ``[in, out]``, Conv ``[*window, in / groups, out]``.
 Input and output *neurons* of a convolution are its channels.
@@ -7,33 +7,21 @@ Input and output *neurons* of a convolution are its channels.
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
+
+A = TypeVar("A", np.ndarray, jax.Array)
 
 IDENTITY = "identity"
 """As a previous or next layer: a branch that passes the activations on unchanged."""
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A normalisation after a layer, by its path in ``params`` and ``batch_stats``.
-
-    Its gain per channel is ``|scale| / sqrt(var + epsilon)`` (Eq. 8 and 9 of the paper); a scale
-    that is absent counts as one.
-
-    Attributes:
-      path: e.g. ``"BatchNorm_0"``.
-      epsilon: the layer's own epsilon; Flax's default is 1e-5.
-      statistics: whether running statistics exist. ``False`` for layer, group and RMS norm, whose
-        gain is then ``|scale|`` alone.
-    """
-
-    path: str
-    epsilon: float = 1e-5
-    statistics: bool = True
 
 
 class Index:
@@ -45,7 +33,7 @@ class Index:
 
     __slots__ = ("_hash", "values")
 
-    def __init__(self, values: np.ndarray):
+    def __init__(self, values: npt.ArrayLike):
         """Take a copy of the values."""
         self.values = np.array(values, np.int32, order="C")
         self.values.flags.writeable = False
@@ -63,6 +51,55 @@ class Index:
 
     def __repr__(self) -> str:
         return f"Index({'x'.join(map(str, self.values.shape))})"
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A parameter that multiplies channels: ``|leaf + shift| ** power``.
+
+    Attributes:
+      path: of the leaf, in ``params`` or ``batch_stats``.
+      power, shift: e.g. -0.5 and epsilon, for a variance.
+      entries: which entry of the (raveled) leaf each channel takes; None: its own.
+    """
+
+    path: str
+    power: float = 1.0
+    shift: float = 0.0
+    entries: Index | None = None
+
+    def __str__(self) -> str:
+        text = self.path if self.shift == 0 else f"({self.path} + {self.shift:g})"
+        return text if self.power == 1 else f"{text}^{self.power:g}"
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalisation after a layer, as declared: by its path in ``params`` and ``batch_stats``.
+
+    Its gain per channel is ``|scale| / sqrt(var + epsilon)`` (Eq. 8 and 9 of the paper); a scale
+    that is absent counts as one.
+
+    Attributes:
+      path: e.g. ``"BatchNorm_0"``.
+      epsilon: the layer's own epsilon; Flax's default is 1e-5.
+      statistics: whether running statistics exist. ``False`` for layer, group and RMS norm, whose
+        gain is then ``|scale|`` alone.
+    """
+
+    path: str
+    epsilon: float = 1e-5
+    statistics: bool = True
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """What it multiplies channels by: its scale and, with statistics, a power of its variance.
+
+        With Flax's names of the leaves.
+        """
+        scale = Factor(f"{self.path}/scale")
+        variance = Factor(f"{self.path}/var", -0.5, self.epsilon)
+        return (scale, variance) if self.statistics else (scale,)
 
 
 @dataclass(frozen=True)
@@ -88,25 +125,112 @@ class Edge:
     pairs: Index | None = None
     scale: float = 1.0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether channel ``c`` reaches input ``c`` alone."""
+        return self.positions == 1 and self.offset == 0 and self.pairs is None
 
-@dataclass(frozen=True)
-class Factor:
-    """A parameter that multiplies channels: ``|leaf + shift| ** power``.
+    def fits(self, source_size: int, target_size: int) -> bool:
+        """Return whether every channel of so many reaches inputs, of so many, that exist."""
+        if self.pairs is not None:
+            values = self.pairs.values
+            if values.shape[1:] != (2,):
+                return False
+            return bool(((values >= 0) & (values < (source_size, target_size))).all())
+        whole = all(isinstance(n, (int, np.integer)) for n in (self.positions, self.offset))
+        if not whole or self.positions < 1 or target_size % self.positions:
+            return False
+        return 0 <= self.offset <= target_size // self.positions - source_size
 
-    Attributes:
-      path: of the leaf, in ``params`` or ``batch_stats``.
-      power, shift: e.g. -0.5 and epsilon, for a variance.
-      entries: which entry of the (raveled) leaf each channel takes; None: its own.
-    """
+    def pairs_of(self, source_size: int, target_size: int) -> np.ndarray:
+        """Return all of the channel map: rows of source channel and input, ``[n, 2]``, int32.
 
-    path: str
-    power: float = 1.0
-    shift: float = 0.0
-    entries: Index | None = None
+        Args:
+          source_size: number of channels of the source.
+          target_size: number of inputs of the target.
+        """
+        if self.pairs is not None:
+            return self.pairs.values
+        width = target_size // self.positions
+        channels = np.arange(source_size, dtype=np.int32)
+        starts = np.arange(self.positions, dtype=np.int32) * width + self.offset
+        inputs = starts[:, None] + channels
+        return np.stack([np.broadcast_to(channels, inputs.shape), inputs], -1).reshape(-1, 2)
 
-    def __str__(self) -> str:
-        text = self.path if self.shift == 0 else f"({self.path} + {self.shift:g})"
-        return text if self.power == 1 else f"{text}^{self.power:g}"
+    def to_target(self, values: A, target_size: int) -> A:
+        """Bring values of the source's channels to the inputs that they reach.
+
+        Args:
+          values: ``[source channels, ...]``, of NumPy or of JAX, of any dtype.
+          target_size: number of inputs of the target.
+
+        Returns:
+          ``[rows, target_size, ...]``: one row, or as many as the channels that one input takes at
+          most; zero where nothing arrives.
+        """
+        if self.pairs is not None:
+            return self._taken(values, 1, target_size)
+        array: Any = values
+        xp: Any = np if isinstance(values, np.ndarray) else jnp
+        rest: int = array.ndim - 1
+        after = target_size // self.positions - self.offset - len(array)
+        if self.offset or after:
+            array = xp.pad(array, ((self.offset, after), *((0, 0),) * rest))
+        if self.positions > 1:
+            array = xp.tile(array, (self.positions, *(1,) * rest))
+        return array[None]
+
+    def to_source(self, values: A, source_size: int) -> A:
+        """Bring values of the target's inputs to the channels that reach them.
+
+        Args:
+          values: ``[target inputs, ...]``, of NumPy or of JAX, of any dtype.
+          source_size: number of channels of the source.
+
+        Returns:
+          ``[rows, source_size, ...]``: a row for every position, or as many as the inputs that one
+          channel reaches at most; zero where it reaches fewer.
+        """
+        if self.pairs is not None:
+            return self._taken(values, 0, source_size)
+        array: Any = values
+        if self.positions == 1 and len(array) == source_size:
+            return array[None]
+        array = array.reshape(self.positions, len(array) // self.positions, *array.shape[1:])
+        return array[:, self.offset : self.offset + source_size]
+
+    def _taken(self, values: A, by: int, size: int) -> A:
+        """Return, by channel (0) or input (1), the values at the other end of its pairs."""
+        entries, held = self._table(by, size)
+        array: Any = values
+        taken = array[entries]
+        if held is None:
+            return taken
+        xp: Any = np if isinstance(values, np.ndarray) else jnp
+        held = held.reshape(*held.shape, *(1,) * (array.ndim - 1))
+        return xp.where(held, taken, np.zeros((), array.dtype))
+
+    def _table(self, by: int, size: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the numbers that go with each ``by``, ``[most, size]``, and which are no padding.
+
+        That is None where none is. Propagation asks again and again, so that it is kept.
+        """
+        if (by, size) not in self._tables:
+            assert self.pairs is not None
+            pairs = self.pairs.values
+            rows = pairs[np.argsort(pairs[:, by], kind="stable")]
+            counts = np.bincount(rows[:, by], minlength=size)
+            starts = np.cumsum(counts) - counts
+            most = max(counts.max(initial=0), 1)
+            entries, held = np.zeros((most, size), np.int32), np.zeros((most, size), bool)
+            place = (np.arange(len(rows)) - starts[rows[:, by]], rows[:, by])
+            entries[place], held[place] = rows[:, 1 - by], True
+            self._tables[by, size] = entries, None if held.all() else held
+        return self._tables[by, size]
+
+    @functools.cached_property
+    def _tables(self) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray | None]]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -175,25 +299,25 @@ class Node:
       path: normalised path of the kernel in the parameter tree.
       shape: of the kernel, ``(*window, in / groups, out)``.
       groups: feature groups of a convolution, else 1.
-      norm: the norm after the layer.
+      factors: what multiplies the outputs, such as the scale and variance of a norm.
       strides, pool: as declared.
       place: which part of the leaf the kernel is: the first indices, of stacked layers.
       split, order: how that part becomes ``shape``: reshaped to ``split``, its axes put in
         ``order``, and reshaped; empty: it is of that shape (Flax's order).
-      reads: the layer that holds the weights, where they are read again another way.
+      tied_to: the layer that holds the weights, where they are read again another way.
     """
 
     name: str
     path: str
     shape: tuple[int, ...]
     groups: int = 1
-    norm: Norm | None = None
+    factors: tuple[Factor, ...] = ()
     strides: int = 1
     pool: int = 1
     place: tuple[int, ...] = ()
     split: tuple[int, ...] = ()
     order: tuple[int, ...] = ()
-    reads: str = ""
+    tied_to: str = ""
 
     @property
     def in_size(self) -> int:
@@ -204,6 +328,12 @@ class Node:
     def out_size(self) -> int:
         """Number of output neurons."""
         return self.shape[-1]
+
+    @property
+    def norm(self) -> str:
+        """Path of the norm, or other module, that the factors belong to; empty without factors."""
+        stems = dict.fromkeys(part.path.rpartition("/")[0] or part.path for part in self.factors)
+        return ", ".join(stems)
 
     @property
     def size(self) -> int:

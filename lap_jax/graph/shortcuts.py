@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
+
 from lap_jax.errors import PruningError
-from lap_jax.graph.layers import IDENTITY, Edge, Junction, Norm
+from lap_jax.graph.layers import IDENTITY, Edge, Factor, Junction, Norm
 from lap_jax.graph.structure import Structure
 
 G = TypeVar("G", bound=Structure)
@@ -50,7 +51,7 @@ def direct(graph: G) -> G:
     for junction in graph.junctions:  # in order: what a junction reads comes before it
         found: dict[str, float] = {}
         for edge in graph.into(junction.name):
-            if edge.positions != 1 or edge.offset or edge.pairs is not None:
+            if not edge.is_plain:
                 break
             for name, scale in sources.get(edge.source, {edge.source: 1.0}).items():
                 found[name] = found.get(name, 0.0) + scale * edge.scale
@@ -74,26 +75,33 @@ def direct(graph: G) -> G:
 
 
 def fold_norms(graph: G) -> G:
-    """Give layers the norms right behind them, which then need no junction of their own."""
-    norms: dict[str, Norm] = {}
+    """Give layers the factors of the norms right behind them, which then need no junction.
+
+    Other parameters that multiply, such as a layer scale, stay junctions: what is measured of a
+    layer's outputs ends there.
+    """
+    factors: dict[str, tuple[Factor, ...]] = {}
     replaced: dict[str, str] = {}
     layers = {layer.name: layer for layer in graph.layers}
     for junction in graph.junctions:
-        edges, norm = graph.into(junction.name), _as_norm(junction)
-        if norm is None or len(edges) != 1 or edges[0] != Edge(edges[0].source, junction.name):
+        edges = graph.into(junction.name)
+        if len(edges) != 1 or not edges[0].is_plain or edges[0].scale != 1:
             continue
         source = edges[0].source
         if (
-            source in layers
-            and layers[source].norm is None
+            _is_norm(junction)
+            and source in layers
+            and not layers[source].factors
             and layers[source].out_size == junction.size
             and len(graph.out_of(source)) == 1
         ):
-            norms[source], replaced[junction.name] = norm, source
+            # The scale first, as in a declared norm.
+            factors[source] = tuple(sorted(junction.factors, key=lambda part: -part.power))
+            replaced[junction.name] = source
     return replace(
         graph,
         layers=tuple(
-            replace(layer, norm=norms.get(layer.name, layer.norm)) for layer in graph.layers
+            replace(layer, factors=factors.get(layer.name, layer.factors)) for layer in graph.layers
         ),
         junctions=tuple(part for part in graph.junctions if part.name not in replaced),
         edges=tuple(
@@ -104,20 +112,14 @@ def fold_norms(graph: G) -> G:
     )
 
 
-def _as_norm(junction: Junction) -> Norm | None:
-    """Return the norm whose gain a junction's factors are, if they are one's."""
-    ends = {1.0: "/scale", -0.5: "/var"}
-    stems = {factor.path.removesuffix(ends.get(factor.power, "/?")) for factor in junction.factors}
-    powers = [factor.power for factor in junction.factors]
-    if junction.kind != "sum" or len(stems) != 1 or len(set(powers)) != len(powers):
-        return None
-    (stem,) = stems
-    for factor in junction.factors:
-        shifted = factor.shift != 0 and factor.power == 1
-        if factor.path != stem + ends.get(factor.power, "/?") or factor.entries or shifted:
-            return None
-    epsilon = [factor.shift for factor in junction.factors if factor.power == -0.5]
-    return Norm(stem, epsilon=epsilon[0]) if epsilon else Norm(stem, statistics=False)
+def _is_norm(junction: Junction) -> bool:
+    """Return whether a junction's factors are those of one norm, or some of them."""
+    if junction.kind != "sum" or not junction.factors:
+        return False
+    stem = junction.factors[0].path.rpartition("/")[0]
+    epsilon = sum(part.shift for part in junction.factors if part.power != 1)
+    found = set(junction.factors)
+    return len(found) == len(junction.factors) and found <= set(Norm(stem, epsilon).factors)
 
 
 def _shortcuts(graph: Structure) -> list[Edge]:
@@ -142,25 +144,28 @@ def _shortcuts(graph: Structure) -> list[Edge]:
     found = []
     for junction in graph.junctions:
         edges = graph.into(junction.name)
-        if junction.kind != "sum" or _is_concatenation(edges):
+        if junction.kind != "sum" or _is_concatenation(graph, junction):
             continue
         best = max(edges, key=lambda edge: (depth(edge.source), place.get(edge.source, -1)))
         found += [edge for edge in edges if edge is not best]
     return found
 
 
-def _is_concatenation(edges: Iterable[Edge]) -> bool:
-    """Return whether no two edges reach the same input."""
-    reached: set[tuple[int, int]] = set()
-    for edge in edges:
-        if edge.pairs is not None:
-            new = {(0, int(row)) for row in edge.pairs.values[:, 1]}
-        else:
-            new = {(1, edge.offset)}
-        if reached & new or len({kind for kind, _ in reached | new}) > 1:
-            return False
-        reached |= new
-    return True
+def _is_concatenation(graph: Structure, junction: Junction) -> bool:
+    """Return whether no two edges reach the same input.
+
+    An identity branch, whose size no graph tells, takes the inputs that the others leave.
+    """
+    times, identities = np.zeros(junction.size, int), 0
+    for edge in graph.into(junction.name):
+        if edge.source == IDENTITY:
+            identities += 1
+            continue
+        pairs = edge.pairs_of(graph.parts[edge.source].out_size, junction.size)
+        times[np.unique(pairs[:, 1])] += 1
+    if identities:
+        return identities == 1 and times.max() <= 1 and not times.all()
+    return bool(times.max() <= 1)
 
 
 def _without_dead(before: G, graph: G) -> G:
@@ -181,10 +186,7 @@ def _contracted(graph: G) -> G:
     """Remove sums of a single branch, which pass it on as it is."""
     for junction in graph.junctions:
         edges = graph.into(junction.name)
-        plain = len(edges) == 1 and edges[0] == Edge(
-            edges[0].source, junction.name, scale=edges[0].scale
-        )
-        if junction.factors or not plain:
+        if junction.factors or len(edges) != 1 or not edges[0].is_plain:
             continue
         (inner,) = edges
         kept = [part for part in graph.junctions if part.name != junction.name]

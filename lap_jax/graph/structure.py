@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -38,7 +39,7 @@ class Structure:
     def prunable(self) -> tuple[Node, ...]:
         """Layers that are pruned: each kernel once, without the pinned ones."""
         return tuple(
-            layer for layer in self.layers if not layer.reads and layer.name not in self.pinned
+            layer for layer in self.layers if not layer.tied_to and layer.name not in self.pinned
         )
 
     @functools.cached_property
@@ -83,10 +84,7 @@ class Structure:
         """
         edges = tuple(edge for edge in self.edges if (edge.source, edge.target) != (source, target))
         if len(edges) == len(self.edges):
-            for name in (source, target):
-                if name != IDENTITY and name not in self.parts:
-                    hint = nearest(name, self.parts)
-                    raise PruningError(f"no layer or junction {name!r} in the graph{hint}")
+            self._check_ends(source, target)
             raise PruningError(f"no edge leads from {source!r} to {target!r}: nothing to cut")
         return replace(self, edges=edges)
 
@@ -94,29 +92,28 @@ class Structure:
         """Return the graph with more edges.
 
         Raises:
-          PruningError: if an end is unknown, or the channels of the source do not fit the target.
+          PruningError: if an end is unknown, the channels of the source do not fit the target, or
+            a scale is negative or not finite.
         """
         for edge in edges:
-            for name in (edge.source, edge.target):
-                if name != IDENTITY and name not in self.parts:
-                    hint = nearest(name, self.parts)
-                    raise PruningError(f"no layer or junction {name!r} in the graph{hint}")
+            self._check_ends(edge.source, edge.target)
+            if not 0 <= edge.scale < math.inf:
+                raise PruningError(
+                    f"the edge from {edge.source!r} to {edge.target!r} has scale {edge.scale!r}: "
+                    "expected a finite number of 0 or more; of a negative one, give the size"
+                )
             if IDENTITY in (edge.source, edge.target):
                 continue
             source, target = self.parts[edge.source], self.parts[edge.target]
-            if edge.pairs is not None:
-                limits = edge.pairs.values.max(0, initial=-1)
-                fits = limits[0] < source.out_size and limits[1] < target.in_size
-            else:
-                width = target.in_size // max(edge.positions, 1)
-                fits = (
-                    edge.positions > 0
-                    and width * edge.positions == target.in_size
-                    and edge.offset + source.out_size <= width
-                )
-            if not fits:
+            if not edge.fits(source.out_size, target.in_size):
                 raise PruningError(
                     f"the edge from {edge.source!r} with {source.out_size} outputs does not fit "
                     f"{edge.target!r} with {target.in_size} inputs: mend positions, offset or pairs"
                 )
         return replace(self, edges=(*self.edges, *edges))
+
+    def _check_ends(self, *names: str) -> None:
+        for name in names:
+            if name != IDENTITY and name not in self.parts:
+                hint = nearest(name, self.parts)
+                raise PruningError(f"no layer or junction {name!r} in the graph{hint}")

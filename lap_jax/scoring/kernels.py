@@ -4,66 +4,117 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.sharding import Sharding
 
+from lap_jax.batching import Part, for_each
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import Node
+from lap_jax.meshes import as_laid_out
 
 
-def kernel_of(layer: Node, leaf: Any) -> jax.Array:
-    """Return a layer's part of a leaf as ``(*window, in / groups, out)``."""
-    part = leaf[layer.place] if layer.place else leaf
-    if not layer.split:
-        return part
-    return part.reshape(layer.split).transpose(layer.order).reshape(layer.shape)
+class Layout(NamedTuple):
+    """How a kernel lies in its part of a leaf: what layers of one compiled program share.
+
+    Attributes:
+      shape: of the kernel, ``(*window, in / groups, out)``.
+      groups: feature groups.
+      split, order: as in `Node`.
+    """
+
+    shape: tuple[int, ...]
+    groups: int = 1
+    split: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
 
 
-def in_leaf(layer: Node, kernel: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def layout_of(layer: Node) -> Layout:
+    """Return how a layer's kernel lies in its part of a leaf."""
+    return Layout(layer.shape, layer.groups, layer.split, layer.order)
+
+
+def part_of(layer: Node, leaf: jax.Array) -> Part:
+    """Return a layer's part of its leaf, which is not cut out yet."""
+    return Part(leaf, tuple(np.int32(index) for index in layer.place))
+
+
+def read(layout: Layout, part: Part) -> jax.Array:
+    """Return a kernel, ``(*window, in / groups, out)``, from its part of a leaf."""
+    array = part.leaf
+    for index in part.place:
+        array = lax.dynamic_index_in_dim(array, index, 0, keepdims=False)
+    return _as_kernel(layout, array)
+
+
+def kernel_of(layer: Node, leaf: Any) -> Any:
+    """Return a layer's part of a leaf, NumPy or JAX, as ``(*window, in / groups, out)``."""
+    return _as_kernel(layout_of(layer), leaf[layer.place] if layer.place else leaf)
+
+
+def _as_kernel(layout: Layout, array: Any) -> Any:
+    if not layout.split:
+        return array
+    return array.reshape(layout.split).transpose(layout.order).reshape(layout.shape)
+
+
+def in_leaf(layout: Layout, kernel: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Return an array of the kernel's shape as the part of the leaf, of ``shape``, that it is."""
-    if not layer.split:
+    if not layout.split:
         return kernel.reshape(shape)
-    split = tuple(layer.split[axis] for axis in layer.order)
-    back = tuple(int(axis) for axis in np.argsort(layer.order))
+    split = tuple(layout.split[axis] for axis in layout.order)
+    back = tuple(int(axis) for axis in np.argsort(layout.order))
     return kernel.reshape(split).transpose(back).reshape(shape)
 
 
-def as_read(first: Node, again: Node, kernel: jax.Array) -> jax.Array:
+def as_read(first: Layout, again: Layout, kernel: jax.Array) -> jax.Array:
     """Bring an array from one shape in which weights are read to another."""
-    size = (math.prod(first.shape),)
     if again.split:
-        again = replace(again, place=())
-        return kernel_of(again, in_leaf(first, kernel, size))
+        return _as_kernel(again, in_leaf(first, kernel, (math.prod(first.shape),)))
     return in_leaf(first, kernel, again.shape)
 
 
 def leaves_of(
-    graph: Graph, arrays: Mapping[str, jax.Array], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, jax.Array]:
-    """Put boolean arrays of layers together into leaves by path; True where no layer is."""
+    graph: Graph, arrays: Mapping[str, jax.Array], shapes: Mapping[str, tuple[int, ...]],
+    shardings: Mapping[str, Sharding | None],
+) -> dict[str, jax.Array]:  # fmt: skip
+    """Put boolean arrays of layers together into leaves by path; True where no layer is.
+
+    Args:
+      graph: the layers.
+      arrays: by layer name, of the kernels' shapes; a layer that is absent is True.
+      shapes, shardings: of the leaves, by path; no sharding leaves it to the compiler.
+    """
     parts: dict[str, dict[tuple[int, ...], Node]] = {}
     for layer in graph.layers:
-        if not layer.reads:
+        if not layer.tied_to:
             parts.setdefault(layer.path, {})[layer.place] = layer
     found = {}
     for path, layers in parts.items():
-        shape = shapes[path]
-        depth = len(next(iter(layers)))
-        if depth == 0:
-            (layer,) = layers.values()
-            whole = arrays[layer.name]
-            found[path] = whole if not layer.split else in_leaf(layer, whole, shape)
+        lead = shapes[path][: len(next(iter(layers)))]
+        places = [tuple(map(int, index)) for index in np.ndindex(*lead)]
+        own = [arrays.get(layers[place].name) if place in layers else None for place in places]
+        if not lead and own[0] is not None and not layers[()].split:
+            found[path] = own[0]
             continue
-        rest = shape[depth:]
-        pieces = [
-            in_leaf(layers[place], arrays[layers[place].name], rest)
-            if place in layers
-            else jnp.ones(rest, bool)
-            for place in (tuple(map(int, index)) for index in np.ndindex(*shape[:depth]))
-        ]
-        found[path] = jnp.stack(pieces).reshape(shape)
+        layouts = tuple(layout_of(layers[place]) if place in layers else None for place in places)
+        how = (layouts, shapes[path], len(lead), shardings[path])
+        found[path] = for_each(_together, {path: (how, tuple(own))})[path]
     return found
+
+
+def _together(
+    how: tuple[tuple[Layout | None, ...], tuple[int, ...], int, Sharding | None],
+    *parts: jax.Array | None,
+) -> jax.Array:  # fmt: skip
+    layouts, shape, lead, sharding = how
+    rest = shape[lead:]
+    pieces = [
+        jnp.ones(rest, bool) if part is None or layout is None else in_leaf(layout, part, rest)
+        for layout, part in zip(layouts, parts, strict=True)
+    ]
+    return as_laid_out(jnp.stack(pieces).reshape(shape), sharding)

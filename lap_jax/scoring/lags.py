@@ -21,48 +21,81 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lap_jax.batching import Part
 from lap_jax.errors import PruningError
-from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Edge, Node
+from lap_jax.graph.structure import Structure
+from lap_jax.scoring.kernels import Layout, layout_of, read
 from lap_jax.scoring.norms import add_up, near_largest, power_of_two
 from lap_jax.scoring.scores import widen
 
 
-class _Branch(NamedTuple):
-    """An edge at the layer, the neighbour at its other end (None: identity), and what it brings."""
+class Branch(NamedTuple):
+    """An edge at a layer, the neighbour at its other end (None: identity), and what it brings.
+
+    Attributes:
+      edge, node: as above.
+      gain: of the neighbour's outputs, times the edge's scale, ``[out]`` or ``[1]``; of a next
+        layer the edge's scale alone.
+      peak: the neighbour's largest ``|w|``; 1 of identity.
+    """
 
     edge: Edge
     node: Node | None
-    kernel: jax.Array
     gain: jax.Array
+    peak: jax.Array
 
 
-def pair_factors(
-    graph: Graph, layer: Node, kernels: Mapping[str, jax.Array],
-    masks: Mapping[str, jax.Array] | None, gains: Mapping[str, jax.Array], rescale: bool = False,
-) -> jax.Array:  # fmt: skip
-    """Return what the neighbours of a layer make of its weights: ``sqrt(M)``.
+class Around(NamedTuple):
+    """What surrounds a layer in the exact form.
 
-    Several previous layers add up in ``R_in``, several next ones in ``R_out``; an identity branch,
-    or a side without neighbours, is a one at lag zero.
+    Attributes:
+      sources, targets: branches before and after it, at least one each.
+      reach: the largest lag that both sides have, per axis.
+      near_in, near_out: powers of two near the largest weight times gain of each side.
+    """
+
+    sources: tuple[Branch, ...]
+    targets: tuple[Branch, ...]
+    reach: tuple[int, ...]
+    near_in: jax.Array
+    near_out: jax.Array
+
+
+class Correlate(NamedTuple):
+    """How a neighbour's kernel is correlated with itself: settings of one compiled program.
+
+    Attributes:
+      layout: of the kernel.
+      step, reach: the lags are the multiples of ``step`` up to ``reach``, per axis.
+      window: along which axes of what sizes, and the channels behind them: ``(*window, a, b, c)``.
+      over: the axis of the channels that is added up, -2 for what comes before, -1 for after.
+    """
+
+    layout: Layout
+    step: int
+    reach: tuple[int, ...]
+    window: tuple[int, ...]
+    over: int
+
+
+def around(
+    graph: Structure, layer: Node, gains: Mapping[str, jax.Array], peaks: Mapping[str, jax.Array]
+) -> Around:
+    """Return what surrounds a layer; nothing on a side is as good as an identity.
 
     Args:
       graph: the graph that ``layer`` is a node of.
-      layer: the layer to score, by ``|w| * sqrt(M)``.
-      kernels: ``{name: (*window, in / groups, out)}`` of its neighbours at least.
-      masks: ``{name: bool}``, the weights that still count; None, or a layer that is absent: all.
+      layer: the layer to score.
       gains: ``{name: a [out]}`` of every layer that a norm follows.
-      rescale: leave out powers of two. The order within the layer stays the same to the bit, and
-        the factors neither overflow nor underflow.
-
-    Returns:
-      ``[in / groups, out]``, float32 or wider.
+      peaks: largest ``|w|`` of each layer, of the weights that still count.
 
     Raises:
       PruningError: if an edge pairs channels one by one or ends at a junction, if neighbours differ
@@ -73,33 +106,132 @@ def pair_factors(
     for edge in (*before, *after):
         _check(graph, edge)
 
-    def branch(edge: Edge, name: str, follows: bool) -> _Branch:
+    def branch(edge: Edge, name: str, follows: bool) -> Branch:
         if name == IDENTITY:
-            return _Branch(edge, None, one, one * edge.scale)
-        kernel = _values(kernels[name], None if masks is None else masks.get(name))
+            return Branch(edge, None, one * edge.scale, one[0])
         gain = one if follows else widen(gains.get(name, one))
-        return _Branch(edge, graph[name], kernel, gain * edge.scale)
+        return Branch(edge, graph[name], gain * edge.scale, peaks[name])
 
     sources = [branch(edge, edge.source, False) for edge in before]
     targets = [branch(edge, edge.target, True) for edge in after]
-    # Nothing on this side is as good as an identity.
     sources = sources or [branch(Edge(IDENTITY, layer.name), IDENTITY, False)]
     targets = targets or [branch(Edge(layer.name, IDENTITY), IDENTITY, True)]
     reach = _reach(layer, sources, targets)
-    incoming, near_in = _incoming(layer, sources, reach)
-    outgoing, near_out = _outgoing(layer, targets, reach)
+    return Around(tuple(sources), tuple(targets), reach, _near(sources), _near(targets))
+
+
+def correlations(
+    layer: Node, around: Around, kernels: Mapping[str, Part], masks: Mapping[str, jax.Array]
+) -> dict[tuple[str, int], tuple[Correlate, tuple[Any, ...]]]:
+    """Return, by side and place, what `correlated` is to be called with for each neighbour."""
+    calls: dict[tuple[str, int], tuple[Correlate, tuple[Any, ...]]] = {}
+    for place, (_, node, gain, _) in enumerate(around.sources):
+        if node is not None:
+            unit = around.near_in / near_largest(gain)
+            how = _into(node, _step(node, layer), around.reach)
+            calls["source", place] = how, (kernels[node.name], masks.get(node.name), unit)
+    for place, (edge, node, gain, _) in enumerate(around.targets):
+        if node is not None:
+            how = _out_of(edge, node, around.reach)
+            unit = around.near_out / gain
+            calls["target", place] = how, (kernels[node.name], masks.get(node.name), unit)
+    return calls
+
+
+def correlated(
+    how: Correlate, part: Part, mask: jax.Array | None, unit: jax.Array
+) -> jax.Array:  # fmt: skip
+    """Return the autocorrelation of a kernel divided by ``unit``: ``[channels, lags]``.
+
+    ``R_in`` per output channel, or ``R_out`` per input channel (with groups, of each group).
+    """
+    kernel = widen(read(how.layout, part))
+    values = (kernel if mask is None else jnp.where(mask, kernel, 0)) / unit
+    lags = _autocorrelation(values.reshape(how.window), how.over, how.step, how.reach)
+    if how.over == -1:
+        lags = lags.swapaxes(0, 1)
+    return lags.reshape(-1, math.prod(2 * far + 1 for far in how.reach))
+
+
+def pair_factors(
+    groups: int, incoming: jax.Array, outgoing: jax.Array, gain: jax.Array,
+    scale: jax.Array | None = None,
+) -> jax.Array:  # fmt: skip
+    """Return what the neighbours of a layer make of its weights: ``sqrt(M)``.
+
+    Args:
+      groups: feature groups of the layer.
+      incoming, outgoing: from `both_sides`, ``[in, lags]`` and ``[out, lags]``.
+      gain: of the layer's outputs, ``[out]`` or ``[1]``.
+      scale: the powers of two that the sides were divided by. None leaves them out, and the power
+        of two near the largest gain: the order within the layer stays the same to the bit, and the
+        factors neither overflow nor underflow.
+
+    Returns:
+      ``[in / groups, out]``, float32 or wider.
+    """
     squares = jnp.einsum(
         "gjd,gkd->jgk",
-        incoming.reshape(layer.groups, -1, incoming.shape[-1]),
-        outgoing.reshape(layer.groups, -1, outgoing.shape[-1]),
+        incoming.reshape(groups, -1, incoming.shape[-1]),
+        outgoing.reshape(groups, -1, outgoing.shape[-1]),
         precision=lax.Precision.HIGHEST,
     )
     # A sum of squares, which rounding can bring below zero.
-    factors = jnp.sqrt(jnp.maximum(squares.reshape(-1, layer.out_size), 0))
-    gain = widen(gains.get(layer.name, one))
+    factors = jnp.sqrt(jnp.maximum(squares.reshape(-1, outgoing.shape[0]), 0))
     near = near_largest(gain)
     factors = factors * (gain / near)
-    return factors if rescale else factors * near_in * near_out * near
+    return factors if scale is None else factors * scale[0] * scale[1] * near
+
+
+def both_sides(
+    layer: Node, around: Around, found: Mapping[tuple[str, int], jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Return ``a_prev**2 * R_in / near_in**2``, ``[in, lags]``, and ``R_out / near_out**2``.
+
+    Several previous layers add up in ``R_in``, several next ones in ``R_out``; an identity branch
+    is a one at lag zero.
+
+    Args:
+      layer: the layer to score.
+      around: what surrounds it.
+      found: of `correlated`, by side and place.
+    """
+    rows = []
+    for place, (edge, node, gain, _) in enumerate(around.sources):
+        top = near_largest(gain)
+        square = jnp.square(gain / top)[:, None]
+        if node is None:
+            rows.append(square * _delta(layer.in_size, around.reach, around.near_in / top))
+        else:
+            lags = square * found["source", place]
+            rows.append(edge.to_target(lags, layer.in_size)[0])
+    incoming = sum(rows[1:], rows[0])
+    rows = []
+    for place, (edge, node, gain, _) in enumerate(around.targets):
+        if node is None:
+            rows.append(_delta(layer.out_size, around.reach, around.near_out / gain))
+        else:
+            once = replace(edge, positions=1)  # the positions of a flatten are in the lags
+            rows.append(once.to_source(found["target", place], layer.out_size)[0])
+    return incoming, sum(rows[1:], rows[0])
+
+
+def _into(node: Node, step: int, reach: Sequence[int] | None) -> Correlate:
+    """Return how ``R_in`` is found for what follows a layer; without ``reach``: all lags."""
+    if reach is None:
+        reach = [(size - 1) // step for size in node.shape[:-2] or (1,)]
+    window = node.shape[:-2] or (1,) * len(reach)
+    return Correlate(layout_of(node), step, tuple(reach), (*window, *node.shape[-2:]), -2)
+
+
+def _out_of(edge: Edge, node: Node, reach: Sequence[int] | None) -> Correlate:
+    """Return how ``R_out`` is found for what comes before a layer; without ``reach``: all lags."""
+    if reach is None:
+        reach = [size - 1 for size in _window(edge, node, 2)]
+    # For lag zero alone the map may have any shape.
+    window = _window(edge, node, len(reach)) if any(reach) else (-1, *(1,) * (len(reach) - 1))
+    channels = (node.shape[-2] // edge.positions, node.groups, node.out_size // node.groups)
+    return Correlate(layout_of(node), 1, tuple(reach), (*window, *channels), -1)
 
 
 def in_lags(
@@ -120,11 +252,9 @@ def in_lags(
     Returns:
       ``[out, *(2 * reach + 1)]``, lag zero in the middle, float32 or wider.
     """
-    if reach is None:
-        reach = [(size - 1) // step for size in layer.shape[:-2] or (1,)]
-    window = layer.shape[:-2] or (1,) * len(reach)
-    values = _values(kernel, mask) / near
-    return _autocorrelation(values.reshape(*window, *values.shape[-2:]), -2, step, reach)
+    how = _into(layer, step, reach)
+    found = correlated(how, Part(kernel), mask, jnp.asarray(near))
+    return found.reshape(-1, *(2 * far + 1 for far in how.reach))
 
 
 def out_lags(
@@ -151,17 +281,12 @@ def out_lags(
     Raises:
       PruningError: if the map before a flatten is not square.
     """
-    if reach is None:
-        reach = [size - 1 for size in _window(edge, layer, 2)]
-    # For lag zero alone the map may have any shape.
-    window = _window(edge, layer, len(reach)) if any(reach) else (-1, *(1,) * (len(reach) - 1))
-    values = _values(kernel, mask) / near
-    channels = (layer.shape[-2] // edge.positions, layer.groups, layer.out_size // layer.groups)
-    lags = _autocorrelation(values.reshape(*window, *channels), -1, 1, reach)
-    return lags.swapaxes(0, 1).reshape(-1, *lags.shape[2:])
+    how = _out_of(edge, layer, reach)
+    found = correlated(how, Part(kernel), mask, jnp.asarray(near))
+    return found.reshape(-1, *(2 * far + 1 for far in how.reach))
 
 
-def _check(graph: Graph, edge: Edge) -> None:
+def _check(graph: Structure, edge: Edge) -> None:
     for name in (edge.source, edge.target):
         if name not in (IDENTITY, *graph.names):
             raise PruningError(
@@ -193,7 +318,7 @@ def _step(source: Node, layer: Node) -> int:
     return source.strides * source.pool * layer.strides * layer.pool
 
 
-def _reach(layer: Node, sources: Sequence[_Branch], targets: Sequence[_Branch]) -> tuple[int, ...]:
+def _reach(layer: Node, sources: Sequence[Branch], targets: Sequence[Branch]) -> tuple[int, ...]:
     """Return the largest lag that both sides have, per axis (of at least one axis).
 
     Raises:
@@ -222,44 +347,9 @@ def _reach(layer: Node, sources: Sequence[_Branch], targets: Sequence[_Branch]) 
     return tuple(map(min, before, after))
 
 
-def _incoming(
-    layer: Node, sources: Sequence[_Branch], reach: Sequence[int]
-) -> tuple[jax.Array, jax.Array]:
-    """Return ``a_prev**2 * R_in / near**2`` of all sources, ``[in, lags]``, and ``near``."""
-    near, rows = _near(sources), []
-    for edge, node, kernel, gain in sources:
-        top = near_largest(gain)
-        square = jnp.square(gain / top)[:, None]
-        if node is None:
-            rows.append(square * _delta(layer.in_size, reach, near / top))
-            continue
-        lags = in_lags(node, kernel, None, near / top, _step(node, layer), reach)
-        lags = square * lags.reshape(node.out_size, -1)
-        after = layer.in_size // edge.positions - edge.offset - node.out_size
-        lags = jnp.pad(lags, ((edge.offset, after), (0, 0)))
-        rows.append(jnp.tile(lags, (edge.positions, 1)))
-    return sum(rows[1:], rows[0]), near
-
-
-def _outgoing(
-    layer: Node, targets: Sequence[_Branch], reach: Sequence[int]
-) -> tuple[jax.Array, jax.Array]:
-    """Return ``R_out / near**2`` of all targets, ``[out, lags]``, and ``near``."""
-    near, rows = _near(targets), []
-    for edge, node, kernel, gain in targets:
-        unit = near / gain
-        if node is None:
-            rows.append(_delta(layer.out_size, reach, unit))
-            continue
-        lags = out_lags(edge, node, kernel, None, unit, reach)
-        lags = lags[edge.offset : edge.offset + layer.out_size]
-        rows.append(lags.reshape(layer.out_size, -1))
-    return sum(rows[1:], rows[0]), near
-
-
-def _near(branches: Sequence[_Branch]) -> jax.Array:
+def _near(branches: Sequence[Branch]) -> jax.Array:
     """Return a power of two near the largest weight times gain of all branches."""
-    peaks = [jnp.max(jnp.abs(kernel)) * jnp.max(jnp.abs(gain)) for *_, kernel, gain in branches]
+    peaks = [branch.peak * jnp.max(jnp.abs(branch.gain)) for branch in branches]
     return power_of_two(jnp.max(jnp.stack(peaks)))
 
 
@@ -267,10 +357,6 @@ def _delta(size: int, reach: Sequence[int], near: jax.Array) -> jax.Array:
     """Return the lags of identity, ``[size, lags]``, divided by ``near**2``."""
     count = math.prod(2 * far + 1 for far in reach)
     return jnp.zeros((size, count), near.dtype).at[:, count // 2].set(jnp.square(1 / near))
-
-
-def _values(kernel: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return widen(kernel) if mask is None else jnp.where(mask, widen(kernel), 0)
 
 
 def _autocorrelation(values: jax.Array, axis: int, step: int, reach: Sequence[int]) -> jax.Array:

@@ -119,3 +119,38 @@ def power_of_two(x: jax.Array) -> jax.Array:
     exponent = jnp.clip(jnp.frexp(x)[1], info.minexp, info.maxexp - 1)
     # The barrier keeps XLA from working this scalar out again for every number it is applied to.
     return lax.optimization_barrier(jnp.ldexp(jnp.ones((), x.dtype), exponent))
+
+
+_LIFT = 100
+
+
+def is_tiny(x: jax.Array) -> jax.Array:
+    """Return whether the largest ``|x|`` is so small that subnormal numbers beside it matter."""
+    return jnp.max(_bits(x)) < _bits(jnp.asarray(2.0**-40, x.dtype))
+
+
+def lifted(x: jax.Array, tiny: jax.Array) -> jax.Array:
+    """Return ``|x|``, where ``tiny`` times a power of two that leaves nothing subnormal.
+
+    By integers, because processors are told to take subnormal numbers for zero.
+    """
+    info, bits = jnp.finfo(x.dtype), _bits(x)
+    unit = jnp.asarray(2.0 ** (info.minexp - info.nmant + _LIFT), x.dtype)
+    subnormal = bits < _bits(jnp.asarray(info.tiny, x.dtype))
+    up = jnp.where(subnormal, bits.astype(x.dtype) * unit, jnp.abs(x) * 2.0**_LIFT)
+    return jnp.where(tiny, up, jnp.abs(x))
+
+
+def lowered(x: jax.Array, tiny: jax.Array) -> jax.Array:
+    """Return what `lifted` made larger at its own scale, subnormal numbers rounded as such."""
+    info = jnp.finfo(x.dtype)
+    unit = jnp.asarray(2.0 ** (info.minexp - info.nmant + _LIFT), x.dtype)
+    subnormal = lax.bitcast_convert_type(jnp.round(x / unit).astype(_bits(x).dtype), x.dtype)
+    down = jnp.where(x < unit * 2.0**info.nmant, subnormal, x * 2.0**-_LIFT)
+    return jnp.where(tiny, down, x)
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    """Return ``|x|`` as whole numbers in the same order."""
+    word = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
+    return lax.bitcast_convert_type(jnp.abs(x), word)

@@ -21,20 +21,20 @@ All values are amplitudes, one per channel: roots of energies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import IDENTITY, Edge, Index, Junction, Node
+from lap_jax.graph.layers import IDENTITY, Edge, Junction, Node
 from lap_jax.scoring.norms import euclidean
+from lap_jax.scoring.scores import Sides, widen
 
-Flows = Mapping[str, tuple[jax.Array, jax.Array]]
-ALL = "all"
+Flow = tuple[jax.Array, jax.Array]
+"""Norms of a kernel: per input neuron ``[in]`` and per output neuron ``[out]``."""
 
 
 class Measured(NamedTuple):
@@ -53,7 +53,7 @@ class Measured(NamedTuple):
     output: jax.Array | None = None
 
 
-class Reach(NamedTuple):
+class Propagation(NamedTuple):
     """What is known of a network, and what has been worked out of it.
 
     Attributes:
@@ -67,104 +67,171 @@ class Reach(NamedTuple):
     """
 
     graph: Graph
-    flows: Flows
+    flows: dict[str, Flow]
     gains: Mapping[str, jax.Array]
-    weigh: object
+    weigh: Callable[[str, jax.Array, bool], jax.Array]
     measured: Mapping[str, Measured]
-    found: dict[tuple[str, str, int | str], jax.Array | None]
+    found: dict[_Key, _Found]
 
 
-def before(reach: Reach, name: str, horizon: int | str) -> jax.Array:
+_Key = tuple[str, str, int | str]
+
+
+class _Found(NamedTuple):
+    """A value per channel, and the layers whose kernels it was made of; None: being worked out."""
+
+    value: jax.Array | None
+    layers: frozenset[str] = frozenset()
+
+
+def sides(known: Propagation, layer: Node, direction: str, horizon: int | str) -> Sides:
+    """Return what the neighbours of a layer make of its weights.
+
+        input[j]**2  = sum over the layers before of a_prev[j]**2 * ||W_prev[j, :]||**2
+        output[k]**2 = a[k]**2 * sum over the layers after of ||W_next[:, k]||**2
+
+    where an identity branch adds one to the sum, and a side without neighbours counts as one (the
+    paper's tensors of ones, up to a constant).
+
+    Args:
+      known: the graph and what its layers bring and ask for.
+      layer: the layer to score.
+      direction: "both", "forward" (the next layers alone) or "backward" (the previous alone).
+      horizon: how many layers to look ahead and back, or "all".
+
+    Returns:
+      The two sides; None for the one that the direction leaves out.
+    """
+    measured = known.measured.get(layer.name, Measured())
+    left = right = None
+    if direction in ("both", "backward"):
+        left = measured.input
+        left = before(known, layer.name, horizon) if left is None else widen(left)
+    if direction in ("both", "forward"):
+        right = measured.output
+        right = after(known, layer.name, horizon) if right is None else widen(right)
+    return Sides(left, right)
+
+
+def changed(known: Propagation, name: str, flow: Flow) -> None:
+    """Take a layer's new norms, and forget what was made of its old kernel."""
+    known.flows[name] = flow
+    for key in [key for key, found in known.found.items() if name in found.layers]:
+        del known.found[key]
+
+
+def before(known: Propagation, name: str, horizon: int | str) -> jax.Array:
     """Return what reaches each input of a layer or junction, ``[in]``.
 
-        before[j]**2 = sum over edges of scale**2 * brought[source of j]**2
+        before[j]**2 = sum over edges of scale**2 * output_norms[source of j]**2
 
     (in a product junction the product); an identity branch brings one, and a layer without edges
     reads ones (the paper's tensors of ones, up to a constant).
     """
-    key = ("before", name, horizon)
-    if key not in reach.found:
-        reach.found[key] = None  # being worked out: met again, it is a loop
-        part = _part(reach.graph, name)
-        rows = []
-        for edge in reach.graph.into(name):
-            if edge.source == IDENTITY:
-                rows.append(jnp.ones((1, part.in_size), jnp.float32))
-            else:
-                rows.append(
-                    _spread(edge, _scaled(edge, brought(reach, edge.source, horizon)), part)
-                )
-        reach.found[key] = _meet(part, rows, part.in_size)
-    return _told(reach, key)
+    return _resolved(_before(known, name, horizon))
 
 
-def brought(reach: Reach, name: str, horizon: int | str) -> jax.Array:
-    """Return what a layer or junction brings to whoever reads it, ``[out]``."""
-    part = _part(reach.graph, name)
-    if isinstance(part, Junction):
-        value = before(reach, name, horizon)
-    elif horizon == 1:
-        value = reach.flows[name][1]
-    else:
-        value = reach.weigh(name, before(reach, name, _less(horizon)), True)  # type: ignore[operator]
-    return value * reach.gains[name] if name in reach.gains else value
-
-
-def after(reach: Reach, name: str, horizon: int | str) -> jax.Array:
+def after(known: Propagation, name: str, horizon: int | str) -> jax.Array:
     """Return what is made of each output of a layer or junction, ``[out]``; its norm included.
 
     after[k]**2 = a[k]**2 * sum over edges of scale**2 * sum over inputs c that k feeds of
-                  asked[c]**2
+                  input_norms[c]**2
     """
-    key = ("after", name, horizon)
-    if key not in reach.found:
-        reach.found[key] = None
-        part = _part(reach.graph, name)
-        rows = []
-        for edge in reach.graph.out_of(name):
+    return _resolved(_after(known, name, horizon))
+
+
+def _before(known: Propagation, name: str, horizon: int | str) -> _Found:
+    def work() -> _Found:
+        part, rows, layers = known.graph.parts[name], [], []
+        for edge in known.graph.into(name):
+            if edge.source == IDENTITY:
+                rows.append(jnp.ones((1, part.in_size), jnp.float32))
+                continue
+            brought = _output_norms(known, edge.source, horizon)
+            rows.append(edge.to_target(_scaled(edge, _resolved(brought)), part.in_size))
+            layers.append(brought.layers)
+        return _Found(_meet(part, rows, part.in_size), frozenset().union(*layers))
+
+    return _once(known, ("before", name, horizon), work)
+
+
+def _output_norms(known: Propagation, name: str, horizon: int | str) -> _Found:
+    """Return what a layer or junction brings to whoever reads it, ``[out]``."""
+    if isinstance(known.graph.parts[name], Junction):
+        found = _before(known, name, horizon)
+    elif horizon == 1:
+        found = _Found(known.flows[name][1], frozenset([name]))
+    else:
+        reached = _before(known, name, _less(horizon))
+        value = known.weigh(name, _resolved(reached), True)
+        found = _Found(value, reached.layers | {name})
+    return _gained(known, name, found)
+
+
+def _after(known: Propagation, name: str, horizon: int | str) -> _Found:
+    def work() -> _Found:
+        part, rows, layers = known.graph.parts[name], [], []
+        for edge in known.graph.out_of(name):
             if edge.target == IDENTITY:
                 rows.append(jnp.ones((1, part.out_size), jnp.float32))
-            else:
-                rows.append(_collect(edge, _scaled(edge, _asked(reach, edge, horizon)), part))
-        value = _meet(None, rows, part.out_size)
-        reach.found[key] = value * reach.gains[name] if name in reach.gains else value
-    return _told(reach, key)
+                continue
+            asked = _input_norms(known, edge, horizon)
+            rows.append(edge.to_source(_scaled(edge, _resolved(asked)), part.out_size))
+            layers.append(asked.layers)
+        found = _Found(_meet(None, rows, part.out_size), frozenset().union(*layers))
+        return _gained(known, name, found)
+
+    return _once(known, ("after", name, horizon), work)
 
 
-def _asked(reach: Reach, edge: Edge, horizon: int | str) -> jax.Array:
+def _input_norms(known: Propagation, edge: Edge, horizon: int | str) -> _Found:
     """Return what the target of an edge makes of each of its inputs, ``[in]``."""
-    part = _part(reach.graph, edge.target)
+    name, part = edge.target, known.graph.parts[edge.target]
     if isinstance(part, Node):
         if horizon == 1:
-            return reach.flows[edge.target][0]
-        return reach.weigh(  # type: ignore[operator]
-            edge.target, after(reach, edge.target, _less(horizon)), False
-        )
-    asked = after(reach, edge.target, horizon)
+            return _Found(known.flows[name][0], frozenset([name]))
+        made = _after(known, name, _less(horizon))
+        return _Found(known.weigh(name, _resolved(made), False), made.layers | {name})
+    made = _after(known, name, horizon)
+    value, layers = _resolved(made), made.layers
     if part.kind == "product":
-        for other in reach.graph.into(edge.target):
+        for other in known.graph.into(name):
             if other != edge:
-                value = _scaled(other, brought(reach, other.source, horizon))
-                asked = asked * _norm(_spread(other, value, part))
-    return asked
+                brought = _output_norms(known, other.source, horizon)
+                rows = other.to_target(_scaled(other, _resolved(brought)), part.in_size)
+                value = value * _norm(rows)
+                layers |= brought.layers
+    return _Found(value, layers)
 
 
-def _told(reach: Reach, key: tuple[str, str, int | str]) -> jax.Array:
-    value = reach.found[key]
-    if value is None:
+def _once(known: Propagation, key: _Key, work: Callable[[], _Found]) -> _Found:
+    """Work a value out when it is first asked for."""
+    if key not in known.found:
+        known.found[key] = _Found(None)  # met again before it is there, it is a loop
+        known.found[key] = work()
+    found = known.found[key]
+    if found.value is None:
         raise PruningError(
             f"{key[1]!r} feeds itself, as weights do that are read again and again: horizon "
             f"{key[2]!r} has no end there; use horizon=1"
         )
-    return value
+    return found
+
+
+def _resolved(found: _Found) -> jax.Array:
+    assert found.value is not None
+    return found.value
+
+
+def _gained(known: Propagation, name: str, found: _Found) -> _Found:
+    """Multiply by what is behind a layer or junction."""
+    if name not in known.gains:
+        return found
+    return found._replace(value=_resolved(found) * known.gains[name])
 
 
 def _less(horizon: int | str) -> int | str:
     return horizon - 1 if isinstance(horizon, int) else horizon
-
-
-def _part(graph: Graph, name: str) -> Node | Junction:
-    return graph.parts[name]
 
 
 def _scaled(edge: Edge, values: jax.Array) -> jax.Array:
@@ -181,36 +248,9 @@ def _meet(part: Node | Junction | None, rows: list[jax.Array], size: int) -> jax
 
 def _norm(rows: jax.Array) -> jax.Array:
     """Return the norm over the first axis; of a single row, the row itself."""
-    return rows[0] if rows.shape[0] == 1 else euclidean(rows, 0)
+    return rows[0] if rows.shape[0] == 1 else _euclidean(rows)
 
 
-def _spread(edge: Edge, values: jax.Array, target: Node | Junction) -> jax.Array:
-    """Bring values per output channel of the source to the inputs of the target, in rows."""
-    if edge.pairs is not None:
-        return _taken(values, _table(edge.pairs, 1, 0, target.in_size))
-    width = target.in_size // edge.positions
-    after = width - edge.offset - values.size
-    return jnp.tile(jnp.pad(values, (edge.offset, after)), edge.positions)[None]
-
-
-def _collect(edge: Edge, values: jax.Array, source: Node | Junction) -> jax.Array:
-    """Bring values per input of the target to the source's channels, in rows."""
-    if edge.pairs is not None:
-        return _taken(values, _table(edge.pairs, 0, 1, source.out_size))
-    per_position = values.reshape(edge.positions, -1)
-    return per_position[:, edge.offset : edge.offset + source.out_size]
-
-
-def _table(pairs: Index, by: int, other: int, size: int) -> np.ndarray:
-    """Return the numbers ``other`` that go with each ``by``: ``[most, size]``, padded with -1."""
-    rows = pairs.values[np.argsort(pairs.values[:, by], kind="stable")]
-    counts = np.bincount(rows[:, by], minlength=size)
-    start = np.cumsum(counts) - counts
-    table = np.full((max(counts.max(initial=0), 1), size), -1, np.int32)
-    table[np.arange(len(rows)) - start[rows[:, by]], rows[:, by]] = rows[:, other]
-    return table
-
-
-def _taken(values: jax.Array, table: np.ndarray) -> jax.Array:
-    taken = values[np.maximum(table, 0)]
-    return taken if (table >= 0).all() else jnp.where(table >= 0, taken, 0)
+@jax.jit
+def _euclidean(rows: jax.Array) -> jax.Array:
+    return euclidean(rows, 0)

@@ -1,110 +1,134 @@
-"""Scores of weights: arrays in, arrays out.
+"""Scores of weights: arrays in, array out.
 
-Whatever is squared is first divided by a power of two near its maximum, so that scores do not
-depend on the scale of the weights.
+A score is a function of a kernel and of what it names among its arguments: ``input`` and ``output``
+(what the neighbours make of the weight's two neurons), ``key``, or tensors of the user's own.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lap_jax.graph.layers import Junction, Node
-from lap_jax.scoring.norms import add_up, in_memory, near_largest, power_of_two, sum_squares
-from lap_jax.scoring.propagation import Measured, Reach, after, before
+from lap_jax.graph.layers import Factor
+from lap_jax.scoring.kernels import Layout, as_read
+from lap_jax.scoring.norms import (
+    add_up,
+    euclidean,
+    in_memory,
+    near_largest,
+    power_of_two,
+    sum_squares,
+)
 
-
-class Sides(NamedTuple):
-    """What a weight's input neuron ``[in]`` and output neuron ``[out]`` contribute to its score."""
-
-    input: jax.Array | None
-    output: jax.Array | None
+Score = Callable[..., jax.Array]
 
 
 def magnitude(kernel: jax.Array) -> jax.Array:
-    """Return ``|w|`` (Eq. 1), in float32, or float64 for a float64 kernel."""
-    return jnp.abs(widen(kernel))
+    """Return ``|w|`` (Eq. 1)."""
+    return jnp.abs(kernel)
 
 
-def random(layer: Node, key: jax.Array) -> jax.Array:
-    """Return uniform scores in [0, 1), float32, of the kernel's shape.
+def lookahead(kernel: jax.Array, input: jax.Array, output: jax.Array) -> jax.Array:
+    """Return ``|w| * input[j] * output[k]``, the lookahead distortion (Eq. 5 and 9)."""
+    return jnp.abs(kernel) * input * output
 
-    They depend on the key and the layer's path alone, so that masks of two sparsities nest.
+
+def random(kernel: jax.Array, key: jax.Array) -> jax.Array:
+    """Return uniform scores in [0, 1)."""
+    return jax.random.uniform(key, kernel.shape)
+
+
+SCORES: Mapping[str, Score] = MappingProxyType(
+    {"magnitude": magnitude, "random": random, "lookahead": lookahead}
+)
+"""The scores that have names."""
+
+
+def wants(score: Score) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of what a score takes beside the kernel: what it must have, what it may."""
+    _, *rest = inspect.signature(score).parameters.values()
+    named = [part for part in rest if part.kind in (part.POSITIONAL_OR_KEYWORD, part.KEYWORD_ONLY)]
+    must = tuple(part.name for part in named if part.default is part.empty)
+    return must, tuple(part.name for part in named if part.default is not part.empty)
+
+
+class Sides(NamedTuple):
+    """What a weight's input neuron ``[in]`` and output neuron ``[out]`` contribute to its score.
+
+    None counts as ones.
     """
-    return jax.random.uniform(jax.random.fold_in(key, zlib.crc32(layer.path.encode())), layer.shape)
+
+    input: jax.Array | None = None
+    output: jax.Array | None = None
 
 
-def lookahead(kernel: jax.Array, groups: int, sides: Sides) -> jax.Array:
-    """Return the lookahead distortion of every weight of a layer (Eq. 5; with norms, Eq. 9).
-
-    ``|w| * input[j] * output[k]`` for ``w`` from input neuron ``j`` to output neuron ``k``.
+def scored(
+    score: Score, layout: Layout, kernel: jax.Array, sides: Sides, others: Mapping[str, jax.Array]
+) -> jax.Array:
+    """Return the scores of a kernel's weights, of its shape, float32 or wider.
 
     Args:
+      score: called with the kernel in float32 or wider, and with what it names: ``input`` and
+        ``output``, of shapes that broadcast against the kernel's, and any of ``others``.
+      layout: of the kernel.
       kernel: ``(*window, in / groups, out)``.
-      groups: feature groups of a convolution, else 1.
-      sides: from `sides`.
-
-    Returns:
-      Scores of the kernel's shape, float32 or wider.
+      sides: by neuron.
+      others: further arguments by name.
     """
-    score = magnitude(kernel)
-    if groups > 1:
-        score = score.reshape(*kernel.shape[:-1], groups, -1)
-    if sides.input is not None:
-        before = sides.input.reshape(groups, -1).T  # [in / groups, groups]
-        score = score * (before if groups == 1 else before[..., None])
-    if sides.output is not None:
-        score = score * sides.output.reshape(score.shape[-1 if groups == 1 else -2 :])
-    return score.reshape(kernel.shape)
+    names = {name for part in wants(score) for name in part}
+    arguments = {"input": _input(layout, sides.input), "output": _output(sides.output), **others}
+    return score(widen(kernel), **{name: arguments[name] for name in arguments if name in names})
 
 
-def by_pair(kernel: jax.Array, factors: jax.Array) -> jax.Array:
-    """Return ``|w| * factors[j, k]``, for factors ``[in / groups, out]`` that no sides tell."""
-    return magnitude(kernel) * factors
+def _input(layout: Layout, values: jax.Array | None) -> jax.Array:
+    """Return values per input neuron along the kernel's axis -2; with groups along both last."""
+    if values is None:
+        return jnp.ones((1, 1), jnp.float32)
+    if layout.groups == 1:
+        return values[:, None]
+    each = values.reshape(layout.groups, -1).T[..., None]  # [in / groups, groups, 1]
+    width = layout.shape[-1] // layout.groups
+    return jnp.broadcast_to(each, (*each.shape[:2], width)).reshape(each.shape[0], -1)
 
 
-def sides(
-    reach: Reach, layer: Node, direction: str, horizon: int | str = 1, rescale: bool = False
-) -> Sides:
-    """Return what the neighbours of a layer make of its weights.
+def _output(values: jax.Array | None) -> jax.Array:
+    return jnp.ones(1, jnp.float32) if values is None else values
 
-        input[j]**2  = sum over the layers before of a_prev[j]**2 * ||W_prev[j, :]||**2
-        output[k]**2 = a[k]**2 * sum over the layers after of ||W_next[:, k]||**2
 
-    where an identity branch adds one to the sum, and a side without neighbours counts as one (the
-    paper's tensors of ones, up to a constant).
+def read_by_all(
+    score: Score, layouts: tuple[Layout, ...], kernel: jax.Array, sides: tuple[Sides, ...],
+    others: Mapping[str, jax.Array],
+) -> jax.Array:  # fmt: skip
+    """Return the scores of weights that are read in one way or in several: these add in squares.
 
     Args:
-      reach: the graph and what its layers bring and ask for.
-      layer: the layer to score.
-      direction: "both", "forward" (the next layers alone) or "backward" (the previous alone).
-      horizon: how many layers to look ahead and back, or "all".
-      rescale: divide each side by a power of two near its maximum. The order within the layer stays
-        the same to the bit, and the scores neither overflow nor underflow.
-
-    Returns:
-      The two sides; None for the one that the direction leaves out.
+      score, others: as in `scored`; tensors of the shape in which the weights are first read.
+      layouts: of each read, the first being that of the kernel.
+      kernel: as it is first read.
+      sides: of each read.
     """
-    measured = reach.measured.get(layer.name, Measured())
-    left = right = None
-    if direction in ("both", "backward"):
-        left = measured.input
-        left = before(reach, layer.name, horizon) if left is None else widen(left)
-        left = left / near_largest(left) if rescale else left
-    if direction in ("both", "forward"):
-        right = measured.output
-        right = after(reach, layer.name, horizon) if right is None else widen(right)
-        right = right / near_largest(right) if rescale else right
-    return Sides(left, right)
+    first = layouts[0]
+    if len(layouts) == 1:
+        return scored(score, first, kernel, sides[0], others)
+    found = []
+    for layout, own in zip(layouts, sides, strict=True):
+        moved = {
+            name: as_read(first, layout, each) if each.shape == first.shape else each
+            for name, each in others.items()
+        }
+        read = scored(score, layout, as_read(first, layout, kernel), own, moved)
+        found.append(as_read(layout, first, read))
+    return euclidean(jnp.stack(found), 0)
 
 
 def flow(
-    layer: Node, kernel: jax.Array, peak: jax.Array, mask: jax.Array | None = None
+    groups: int, kernel: jax.Array, peak: jax.Array, mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Return norms of a kernel: per input neuron ``[in]`` and per output neuron ``[out]``.
 
@@ -112,7 +136,7 @@ def flow(
     ``out[k] = ||W[k, :]||_F`` (weights that arrive at output neuron ``k``).
 
     Args:
-      layer: whose kernel it is.
+      groups: feature groups.
       kernel: ``(*window, in / groups, out)``.
       peak: its largest ``|w|``, or that of another kernel on the same scale.
       mask: if given, the weights that still count.
@@ -122,12 +146,12 @@ def flow(
     kernel, mask = widen(kernel).reshape(window), None if mask is None else mask.reshape(window)
     if len(kernel) > 1:
         spread = in_memory(sum_squares(kernel, 0, near, mask), peak)  # [in / groups, out]
-        arriving, leaving = add_up(spread, 0), add_up(_by_group(spread, layer.groups), -1)
+        arriving, leaving = add_up(spread, 0), add_up(_by_group(spread, groups), -1)
     else:
         kernel, mask = kernel[0], None if mask is None else mask[0]
         arriving = sum_squares(kernel, 0, near, mask)
-        grouped = None if mask is None else _by_group(mask, layer.groups)
-        leaving = sum_squares(_by_group(kernel, layer.groups), -1, near, grouped)
+        grouped = None if mask is None else _by_group(mask, groups)
+        leaving = sum_squares(_by_group(kernel, groups), -1, near, grouped)
     leaving = leaving.reshape(-1)
     return near * jnp.sqrt(leaving), near * jnp.sqrt(arriving)
 
@@ -139,44 +163,8 @@ def _by_group(matrix: jax.Array, groups: int) -> jax.Array:
     return matrix.reshape(matrix.shape[0], groups, -1).swapaxes(0, 1)
 
 
-def peak(kernel: jax.Array) -> jax.Array:
-    """Return the largest ``|w|``, float32 or wider; not finite if a weight is not."""
-    return jnp.max(magnitude(lax.optimization_barrier(kernel)))
-
-
-def gain(layer: Node, tensors: Mapping[str, jax.Array]) -> jax.Array:
-    """Return ``a = |scale| / sqrt(var + epsilon)`` per output channel, ``[out]`` (Eq. 8).
-
-    A distortion is not negative, a scale may be.
-    """
-    factor = jnp.ones(layer.out_size, jnp.float32)
-    if "scale" in tensors:
-        factor = factor * jnp.abs(widen(tensors["scale"]))
-    if "var" in tensors:
-        assert layer.norm is not None
-        factor = factor / jnp.sqrt(widen(tensors["var"]) + layer.norm.epsilon)
-    return factor
-
-
-def factor(junction: Junction, leaves: Mapping[str, jax.Array]) -> jax.Array:
-    """Return what multiplies the channels of a junction, ``[size]``: ``|leaf + shift|**power``.
-
-    Args:
-      junction: one with factors.
-      leaves: by path.
-    """
-    product = jnp.ones(junction.size, jnp.float32)
-    for part in junction.factors:
-        entries = widen(leaves[part.path]).reshape(-1)
-        if part.entries is not None:
-            entries = entries[part.entries.values]
-        entries = jnp.abs(entries + part.shift)
-        product = product * (entries if part.power == 1 else entries**part.power)
-    return product
-
-
 def weigh(
-    layer: Node, kernel: jax.Array, amplitudes: jax.Array, forward: bool,
+    layout: Layout, kernel: jax.Array, amplitudes: jax.Array, forward: bool,
     mask: jax.Array | None = None,
 ) -> jax.Array:  # fmt: skip
     """Lead amplitudes through a layer's squared weights, to its outputs or back to its inputs.
@@ -186,8 +174,57 @@ def weigh(
     near = near_largest(amplitudes)
     amplitudes = amplitudes / near
     sides = Sides(amplitudes, None) if forward else Sides(None, amplitudes)
-    weighted = lookahead(kernel, layer.groups, sides)
-    return near * flow(layer, weighted, jnp.max(weighted), mask)[forward]
+    weighted = scored(lookahead, layout, kernel, sides, {})
+    return near * flow(layout.groups, weighted, jnp.max(weighted), mask)[forward]
+
+
+def peak(kernel: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Return the largest ``|w|`` of those that count; not finite if a weight is not."""
+    values = jnp.abs(widen(lax.optimization_barrier(kernel)))
+    return jnp.max(values if mask is None else jnp.where(mask, values, 0))
+
+
+class Gain(NamedTuple):
+    """What multiplies channels, but for the leaves' paths: what parts of one program share.
+
+    Attributes:
+      size: number of channels.
+      factors: without their paths.
+      of_layer: whether it is a layer's, not a junction's.
+    """
+
+    size: int
+    factors: tuple[Factor, ...]
+    of_layer: bool
+
+
+def gain(how: Gain, *leaves: jax.Array) -> jax.Array:
+    """Return what multiplies the outputs of a layer or junction, per channel, ``[size]``.
+
+        product over factors of |leaf + shift| ** power
+
+    which for the factors of a batch norm is ``|scale| / sqrt(var + epsilon)`` (Eq. 8). A distortion
+    is not negative, a scale may be. To be compiled as a whole: XLA divides by a root in another way
+    where it sees both.
+
+    Args:
+      how: the factors.
+      leaves: of each.
+    """
+    product = jnp.ones(how.size, jnp.float32)
+    for factor, leaf in zip(how.factors, leaves, strict=True):
+        entries = widen(leaf).reshape(-1)
+        if factor.entries is not None:
+            entries = entries[factor.entries.values]
+        entries = jnp.abs(entries + factor.shift)
+        if factor.power == 1:
+            product = product * entries
+        elif factor.power == -0.5 and how.of_layer:
+            # XLA's power rounds otherwise than its root: masks of layers are those of Eq. 8's form.
+            product = product / jnp.sqrt(entries)
+        else:
+            product = product * entries**factor.power
+    return product
 
 
 def widen(array: jax.Array) -> jax.Array:

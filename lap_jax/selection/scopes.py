@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Sharding
 
+from lap_jax.batching import for_each
 from lap_jax.errors import PruningError
 from lap_jax.graph.layers import nearest
-from lap_jax.scoring.norms import add_up, in_memory, near_largest, sum_squares
+from lap_jax.meshes import as_laid_out
+from lap_jax.scoring.norms import (
+    add_up,
+    in_memory,
+    is_tiny,
+    lifted,
+    lowered,
+    near_largest,
+    sum_squares,
+)
 from lap_jax.selection.sparsity import kept_count
-from lap_jax.selection.top_k import Scored, keep_largest_each
+from lap_jax.selection.top_k import as_keys, keep_largest, largest, largest_of_all
 
 
 class Scope(NamedTuple):
@@ -41,19 +52,25 @@ class Scope(NamedTuple):
     axis: int = -2
 
 
-class Contest(NamedTuple):
+class LayerScores(NamedTuple):
     """The scores of one layer, computed wherever they are needed and not kept.
 
     Attributes:
-      function, operands: ``function(*operands)`` gives the scores, of ``shape``.
+      settings, inputs: ``stage(settings, *inputs)`` gives a function and its operands, and
+        ``function(*operands)`` the scores; ``stage`` is the same for all layers.
       shape: of the layer's kernel.
-      among: if given, a boolean array: the weights that still take part.
+      where: if given, a boolean array: the weights that still take part.
+      sharding: how the mask is to lie; None leaves it to the compiler.
     """
 
-    function: Scored
-    operands: tuple[Any, ...]
+    settings: Hashable
+    inputs: tuple[Any, ...]
     shape: tuple[int, ...]
-    among: jax.Array | None = None
+    where: jax.Array | None = None
+    sharding: Sharding | None = None
+
+
+Stage = Callable[..., tuple[Callable[..., jax.Array], tuple[Any, ...]]]
 
 
 def checked_scope(scope: str | Scope) -> Scope:
@@ -147,61 +164,131 @@ def kept_units(
 
 
 def select(
-    scope: Scope, contests: Mapping[str, Contest], kept: jax.Array
-) -> dict[str, jax.Array]:  # fmt: skip
+    scope: Scope,
+    stage: Stage,
+    layers: Mapping[str, LayerScores],
+    kept: Any,
+    in_memory: bool = False,
+) -> dict[str, jax.Array]:
     """Return the masks of the largest scores.
 
     Args:
       scope: a checked scope.
-      contests: the scores of each layer.
-      kept: from `kept_units`, as an array; may be traced.
+      stage: what makes scores of the settings and inputs of a layer.
+      layers: the scores of each layer.
+      kept: from `kept_units`, by layer (global: one); may be traced.
+      in_memory: whether scores are better kept than computed in each pass.
 
     Returns:
       ``{layer name: boolean array of the kernel's shape}``.
     """
-    if scope.group is not None:
-        return {
-            name: _largest_of_groups(scope, name, contest, kept[index])
-            for index, (name, contest) in enumerate(contests.items())
-        }
-    ready = {name: _of_units(scope, contest) for name, contest in contests.items()}
     if scope.compare == "global":
-        if scope.normalize != "none":
-            normalize = _by_norm if scope.normalize == "norm" else _lamp
-            ready = {name: normalize(contest) for name, contest in ready.items()}
-        found = keep_largest_each([[_scored(contest) for contest in ready.values()]], kept)[0]
+        return _select_globally(scope, stage, layers, kept[0], in_memory)
+    calls = {
+        name: ((scope, stage, each.settings, each.shape, each.sharding),
+               (each.inputs, each.where, kept[index]))
+        for index, (name, each) in enumerate(layers.items())
+    }  # fmt: skip
+    return for_each(_select_layer, calls)
+
+
+def _select_layer(
+    how: tuple[Scope, Stage, Hashable, tuple[int, ...], Sharding | None],
+    inputs: tuple[Any, ...], where: jax.Array | None, kept: jax.Array,
+) -> jax.Array:  # fmt: skip
+    scope, stage, settings, shape, sharding = how
+    function, operands = stage(settings, *inputs)
+    if scope.group is not None:
+        mask = _largest_of_groups(scope, function(*operands), where, kept)
+    elif scope.unit == (1, 1):
+        mask = largest(lambda where, *each: (function(*each), where), (where, *operands), kept)
     else:
-        each = keep_largest_each([[_scored(contest)] for contest in ready.values()], kept)
-        found = [masks[0] for masks in each]
-    masks = dict(zip(ready, found, strict=True))
-    return {name: _to_weights(scope, mask, contests[name].shape) for name, mask in masks.items()}
+        scores, where = _of_units(scope, function(*operands), where)
+        mask = _to_weights(scope, keep_largest(scores, kept, where), shape)
+    return as_laid_out(mask, sharding)
 
 
-def _scored(contest: Contest) -> tuple[Scored, tuple[Any, ...]]:
-    if contest.among is None:
-        return contest.function, contest.operands
-    return (
-        lambda among, *operands: (contest.function(*operands), among),
-        (contest.among, *contest.operands),
+def _select_globally(
+    scope: Scope, stage: Stage, layers: Mapping[str, LayerScores], kept: Any, in_memory: bool
+) -> dict[str, jax.Array]:
+    """Compare all layers: scores of single weights pass by pass, others from memory."""
+    calls: dict[str, tuple[Hashable, tuple[Any, ...]]] = {
+        name: ((scope, stage, each.settings), (each.inputs, each.where))
+        for name, each in layers.items()
+    }
+    if in_memory or scope.unit != (1, 1) or scope.normalize == "lamp":
+        ready = for_each(_in_memory, calls)
+        calls = {name: ((scope, _as_it_is, None), ((scores,), where))
+                 for name, (scores, where) in ready.items()}  # fmt: skip
+    if scope.normalize == "norm":
+        norms = for_each(_by_norm, calls)
+        calls = {name: (how, (*inputs, norms[name])) for name, (how, inputs) in calls.items()}
+    masks = largest_of_all(_compared, calls, kept)
+    return for_each(
+        _finished,
+        {
+            name: ((scope, each.shape, each.sharding), (masks[name],))
+            for name, each in layers.items()
+        },
     )
 
 
-def _of_units(scope: Scope, contest: Contest) -> Contest:
+_How = tuple[Scope, Stage, Hashable]
+
+
+def _compared(
+    how: _How, inputs: tuple[Any, ...], where: jax.Array | None,
+    norm: tuple[jax.Array, jax.Array] | None = None,
+) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
+    """Return scores as they are compared with those of other layers."""
+    _, stage, settings = how
+    function, operands = stage(settings, *inputs)
+    scores = function(*operands)
+    if norm is not None:
+        tiny, factor = norm
+        scores = lifted(scores, tiny) * factor
+    return scores, where
+
+
+def _in_memory(
+    how: _How, inputs: tuple[Any, ...], where: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """Return the scores of units, for LAMP its own."""
+    scope, stage, settings = how
+    function, operands = stage(settings, *inputs)
+    scores, where = _of_units(scope, function(*operands), where)
+    return (_lamp(scores) if scope.normalize == "lamp" else scores), where
+
+
+def _as_it_is(_: None, scores: jax.Array) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
+    return lambda scores: scores, (scores,)
+
+
+def _finished(
+    how: tuple[Scope, tuple[int, ...], Sharding | None], mask: jax.Array
+) -> jax.Array:  # fmt: skip
+    scope, shape, sharding = how
+    return as_laid_out(_to_weights(scope, mask, shape), sharding)
+
+
+def _of_units(
+    scope: Scope, scores: jax.Array, where: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None]:
     """Score blocks or channels in the place of weights."""
     if scope.unit == (1, 1):
-        return contest
-    scores = contest.function(*contest.operands)
+        return scores, where
+    tiny = is_tiny(scores)
+    scores = lifted(scores, tiny)
     near = near_largest(scores)
-    among = contest.among
     if scope.unit == "channel":
-        shape: tuple[int, ...] = (-1, contest.shape[-1])
+        shape: tuple[int, ...] = (-1, scores.shape[-1])
         totals = sum_squares(scores.reshape(shape), 0, near)
-        among = None if among is None else among.reshape(shape).any(0)
+        where = None if where is None else where.reshape(shape).any(0)
     else:
-        shape = _blocked(scope, contest.shape)
+        shape = _blocked(scope, scores.shape)
         totals = add_up(sum_squares(scores.reshape(shape), -1, near), -2)
-        among = None if among is None else among.reshape(shape).any((-3, -1))
-    return Contest(lambda norms: norms, (near * jnp.sqrt(totals),), totals.shape, among)
+        where = None if where is None else where.reshape(shape).any((-3, -1))
+    return lowered(near * jnp.sqrt(totals), tiny), where
 
 
 def _to_weights(scope: Scope, mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -218,48 +305,49 @@ def _blocked(scope: Scope, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _largest_of_groups(
-    scope: Scope, name: str, contest: Contest, kept: jax.Array | int
+    scope: Scope, scores: jax.Array, where: jax.Array | None, kept: jax.Array | int
 ) -> jax.Array:
     """Keep the largest ``kept`` of each group, by counting for each weight those ahead of it."""
     assert scope.group is not None
-    axis, size = _axis(scope, name, contest.shape), scope.group[1]
-    if contest.shape[axis] % size:
-        return jnp.ones(contest.shape, bool)  # `kept_units` let it pass: it is left whole
-    scores = jnp.abs(contest.function(*contest.operands))
-    if contest.among is not None:
-        scores = jnp.where(contest.among, scores, -1)
-    scores = jnp.where(jnp.isnan(scores), jnp.inf, scores)
-    grouped = (*contest.shape[:axis], -1, size, *contest.shape[axis + 1 :])
-    scores = scores.reshape(grouped)
-    place = lax.broadcasted_iota(jnp.int32, scores.shape, axis + 1)
-    ahead = jnp.zeros(scores.shape, jnp.int32)
+    axis, size = scope.axis % scores.ndim, scope.group[1]
+    if scores.shape[axis] % size:
+        return jnp.ones(scores.shape, bool)  # `kept_units` let it pass: it is left whole
+    keys = as_keys(scores, where, jnp.promote_types(scores.dtype, jnp.float32).name)
+    keys = keys.reshape(*scores.shape[:axis], -1, size, *scores.shape[axis + 1 :])
+    place = lax.broadcasted_iota(jnp.int32, keys.shape, axis + 1)
+    ahead = jnp.zeros(keys.shape, jnp.int32)
     for other in range(size):
-        rival = lax.slice_in_dim(scores, other, other + 1, axis=axis + 1)
-        ahead = ahead + ((rival > scores) | ((rival == scores) & (other < place)))
-    return (ahead < kept).reshape(contest.shape)
+        rival = lax.slice_in_dim(keys, other, other + 1, axis=axis + 1)
+        ahead = ahead + ((rival > keys) | ((rival == keys) & (other < place)))
+    return (ahead < kept).reshape(scores.shape)
 
 
-def _by_norm(contest: Contest) -> Contest:
+def _by_norm(
+    how: _How, inputs: tuple[Any, ...], where: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Return whether a layer's scores are tiny, and one over their Euclidean norm (1 for zero)."""
+    del where
+    _, stage, settings = how
+    function, operands = stage(settings, *inputs)
+
     def scores() -> jax.Array:
         # A barrier for each use: shared, the scores would be written to memory.
-        return contest.function(*lax.optimization_barrier(contest.operands))
+        return function(*lax.optimization_barrier(operands))
 
-    near = near_largest(scores())
-    folded = scores().reshape(-1, *contest.shape[-2:])
-    total = in_memory(sum_squares(folded, 0, near), near)
+    tiny = is_tiny(scores())
+    near = near_largest(lifted(scores(), tiny))
+    found = lifted(scores(), tiny)
+    total = in_memory(sum_squares(found.reshape(-1, *found.shape[-2:]), 0, near), near)
     while total.ndim:
         total = add_up(total, -1)
     scale = near * jnp.sqrt(total)
-    factor = jnp.where(scale > 0, 1 / scale, 1)
-    return contest._replace(
-        function=lambda factor, *operands: contest.function(*operands) * factor,
-        operands=(factor, *contest.operands),
-    )
+    return tiny, jnp.where(scale > 0, 1 / scale, 1)
 
 
-def _lamp(contest: Contest) -> Contest:
-    scores = contest.function(*contest.operands)
-    flat = (scores / near_largest(scores)).reshape(-1)
+def _lamp(scores: jax.Array) -> jax.Array:
+    """Return the squares over the sum of those that are not smaller."""
+    flat = lifted(scores, is_tiny(scores)).reshape(-1)
+    flat = flat / near_largest(flat)
     places = lax.iota(jnp.int32, flat.size)
     rising, places = lax.sort((flat, places), num_keys=1)
     tail = lax.cumsum(jnp.square(rising), reverse=True)
@@ -267,10 +355,23 @@ def _lamp(contest: Contest) -> Contest:
     first = jnp.concatenate([jnp.ones(1, bool), rising[1:] != rising[:-1]])
     tail = lax.cummin(jnp.where(first, tail, jnp.inf))
     lamp = jnp.square(rising) / jnp.where(tail > 0, tail, 1)
-    scores = jnp.zeros_like(flat).at[places].set(lamp, unique_indices=True)
-    return contest._replace(
-        function=lambda scores: scores, operands=(scores.reshape(contest.shape),)
-    )
+    found = jnp.zeros_like(flat).at[places].set(lamp, unique_indices=True)
+    return found.reshape(scores.shape)
+
+
+def least_left(scope: Scope, mask: jax.Array) -> jax.Array:
+    """Return how many units a mask leaves; with groups, of the group that has the fewest."""
+    if scope.group is not None:
+        axis = scope.axis % mask.ndim
+        if mask.shape[axis] % scope.group[1]:
+            return jnp.where(mask.all(), scope.group[1], 0)  # a layer that was left whole
+        grouped = (*mask.shape[:axis], -1, scope.group[1], *mask.shape[axis + 1 :])
+        return mask.reshape(grouped).sum(axis + 1).min()
+    if scope.unit == "channel":
+        return mask.reshape(-1, mask.shape[-1]).any(0).sum()
+    if scope.unit != (1, 1):
+        return mask.reshape(_blocked(scope, mask.shape)).any((-3, -1)).sum()
+    return mask.sum()
 
 
 def _block(scope: Scope) -> tuple[int, int]:

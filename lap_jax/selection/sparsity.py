@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -60,19 +61,22 @@ def cubic_schedule(
 
     Args:
       final: sparsity at ``end``: a number, or one per layer or pattern.
-      begin, end, every: steps; the last pruning is at ``end``.
+      begin, end, every: steps, whole numbers; the last pruning is at ``end``.
       initial: sparsity at ``begin``.
 
     Returns:
       ``((step, sparsity), ...)``.
 
     Raises:
-      PruningError: if ``every`` is not positive, or ``end`` is not after ``begin``.
+      PruningError: if a step is no whole number, ``every`` is not positive, or ``end`` is not after
+        ``begin``.
 
     Example:
       >>> [(step, round(level, 3)) for step, level in cubic_schedule(0.8, 0, 100, 50)]
       [(0, 0.0), (50, 0.7), (100, 0.8)]
     """
+    begin, end = whole_number("begin", begin), whole_number("end", end)
+    every = whole_number("every", every)
     if every < 1:
         raise PruningError(f"every is {every}: expected 1 step or more")
     if not 0 <= begin < end:
@@ -103,12 +107,15 @@ def iterative_schedule(
       ``((step, sparsity), ...)``.
 
     Raises:
-      PruningError: if there is no round, or no step between two, or ``begin`` is negative.
+      PruningError: if a number of rounds or steps is no whole number; if there is no round, or no
+        step between two, or ``begin`` is negative.
 
     Example:
       >>> [(step, round(level, 3)) for step, level in iterative_schedule(0.75, 2, 100)]
       [(0, 0.5), (100, 0.75)]
     """
+    rounds, every = whole_number("rounds", rounds), whole_number("every", every)
+    begin = whole_number("begin", begin)
     if rounds < 1 or every < 1 or begin < 0:
         raise PruningError(
             f"rounds is {rounds}, every {every}, begin {begin}: expected at least 1, 1 and 0"
@@ -162,6 +169,18 @@ def sparsity_per_layer(sparsity: Sparsity, names: Sequence[str]) -> tuple[float,
             f"({', '.join(map(repr, names))})"
         )
     return tuple(_checked(value, name) for value, name in zip(listed, names, strict=True))
+
+
+def whole_number(name: str, value: int) -> int:
+    """Return ``value`` as an int; NumPy's integers are welcome.
+
+    Raises:
+      PruningError: if it is no integer, naming it ``name``.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise PruningError(f"{name} is {value!r}: expected a whole number") from None
 
 
 def kept_count(size: int, sparsity: float) -> int:

@@ -13,18 +13,17 @@ mesh only the counts cross devices.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lap_jax.batching import for_each, is_traced, turned
 from lap_jax.errors import PruningError
-
-Scored = Callable[..., Any]
 
 # Pivots per pass, in standard deviations of where interpolation puts the k-th; one more bisects,
 # so that no distribution takes more passes than there are bits.
@@ -35,7 +34,7 @@ _LARGEST_STRIDE = 16
 
 
 def keep_largest(
-    scores: jax.Array, k: jax.Array | int, among: jax.Array | None = None
+    scores: jax.Array, k: jax.Array | int, where: jax.Array | None = None
 ) -> jax.Array:
     """Return the mask of the ``k`` largest scores.
 
@@ -45,7 +44,7 @@ def keep_largest(
     Args:
       scores: any shape, floating point, not negative (a sign is ignored).
       k: how many to keep, 0 <= k <= size; may be traced.
-      among: boolean, of the same shape. Scores outside of it rank below all others, zeros included.
+      where: boolean, of the same shape. Scores outside of it rank below all others, zeros included.
 
     Returns:
       Boolean array of the same shape with exactly ``k`` true entries.
@@ -53,226 +52,286 @@ def keep_largest(
     Raises:
       PruningError: if there are 2**31 scores or more.
     """
-    operands = (scores,) if among is None else (scores, among)
-    return keep_largest_each([[(_as_they_are, operands)]], jnp.asarray(k)[None])[0][0]
+    return largest(lambda scores, where: (scores, where), (scores, where), k)
 
 
-def keep_largest_each(
-    problems: Sequence[Sequence[tuple[Scored, tuple[Any, ...]]]], k: jax.Array
-) -> list[list[jax.Array]]:
-    """Solve several problems side by side: in each, keep the largest scores of several arrays.
+Scored = Callable[..., tuple[jax.Array, jax.Array | None]]
+"""Gives scores, and where they take part (None: everywhere)."""
+
+
+def largest(scored: Scored, operands: tuple[Any, ...], k: jax.Array | int) -> jax.Array:
+    """Return the mask of the ``k`` largest scores of one array, as in `keep_largest`.
 
     Scores are computed anew in each pass, inside of the loop that counts them: they are never in
-    memory, which is faster than reading them back. All problems go through one loop, because what a
-    pass decides is little code that would otherwise be compiled for each of them.
+    memory, which is faster than reading them back.
 
     Args:
-      problems: for each, pairs of a function and its operands; ``function(*operands)`` gives an
-        array of scores, or a pair of scores and a boolean array ``among`` as in `keep_largest`.
-      k: how many to keep of each problem, ``[problems]``; may be traced. Ties: the earlier array,
-        then the earlier position.
-
-    Returns:
-      One boolean array per pair.
-
-    Raises:
-      PruningError: if there are 2**31 scores or more in one problem.
+      scored: ``scored(*operands)``.
+      operands: trees of arrays.
+      k: how many to keep; may be traced.
     """
-    functions = [[function for function, _ in scored] for scored in problems]
-    operands = [[arguments for _, arguments in scored] for scored in problems]
-    dtype = _dtype(functions, operands)
+    shape = jax.eval_shape(scored, *operands)[0]
+    dtype = jnp.promote_types(shape.dtype, jnp.float32).name
+    size = _checked_size(math.prod(shape.shape))
 
-    def keys_of(problem: int, operands: list[Any]) -> list[jax.Array]:
-        pairs = zip(functions[problem], operands, strict=True)
-        return [_keys(function(*each), dtype) for function, each in pairs]
+    def keys(operands: tuple[Any, ...]) -> jax.Array:
+        return as_keys(*scored(*operands), dtype)
 
-    shapes = [
-        [keys.shape for keys in jax.eval_shape(partial(keys_of, problem), each)]
-        for problem, each in enumerate(operands)
-    ]
-    totals = [sum(map(math.prod, each)) for each in shapes]
-    if max(totals) >= 2**31:
-        raise PruningError(f"{max(totals)} scores to compare are 2**31 or more: split them")
-    sizes = jnp.asarray(totals, jnp.int32)
-    key_dtype = _WORDS[dtype]
-    top = jnp.full(len(totals), np.iinfo(key_dtype).max - 1, key_dtype)
-    bottom = jnp.full(len(totals), -1, key_dtype)
+    def reaching(pivots: jax.Array) -> jax.Array:
+        # The barrier keeps XLA from lifting the scores out of the loop, into memory.
+        inputs, own = lax.optimization_barrier((operands, pivots))
+        return _count_reaching(keys(inputs), own)
+
     wanted = jnp.asarray(k).astype(jnp.int32)
-
-    def reaching(pivots: jax.Array, is_open: jax.Array) -> jax.Array:
-        return _of_each(keys_of, operands, pivots, is_open)
-
-    guess = None
-    if max(totals) > 4 * _SAMPLE:
-        samples = [
-            [_thin(keys) for keys in keys_of(problem, each)]
-            for problem, each in enumerate(operands)
-        ]
-        guess = _guess(samples, wanted, sizes, bottom, top)
-    threshold, reach, above = _search(reaching, wanted, sizes, bottom, top, guess)
+    sample = _thin(keys(operands)) if size > 4 * _SAMPLE else None
+    count = None if sample is None else partial(_count_reaching, sample)
+    found = _threshold(reaching, count, 0 if sample is None else sample.size, wanted, size, dtype)
 
     # Now ``above`` < wanted <= ``reach``, and either all that reach the threshold stay, or those
     # between are equal: of these the first ones stay.
-    def last_positions(problem: int, operands: list[Any]) -> list[jax.Array]:
-        keys = keys_of(problem, operands)
-        starts = [sum(map(math.prod, shapes[problem][:index])) for index in range(len(keys))]
-        return [
-            jnp.where(
-                each == threshold[problem], _from_the_end(each.shape, start, totals[problem]), -1
-            )
-            for each, start in zip(keys, starts, strict=True)
-        ]
+    def with_ties() -> jax.Array:
+        def reaching(pivots: jax.Array) -> jax.Array:
+            inputs, own = lax.optimization_barrier((operands, pivots))
+            return _count_reaching(_last_positions(keys(inputs), found.value, 0, size), own)
 
-    def with_ties() -> list[list[jax.Array]]:
-        def reaching(pivots: jax.Array, is_open: jax.Array) -> jax.Array:
-            return _of_each(last_positions, operands, pivots, is_open)
+        cut = _cut(reaching, found, wanted, size)
+        every = keys(operands)
+        return (every > found.value) | (_last_positions(every, found.value, 0, size) >= cut)
 
-        cuts = _search(reaching, wanted - above, reach - above, jnp.zeros_like(sizes), sizes)[0]
-        return [
-            [
-                (keys > threshold[problem]) | (last >= cuts[problem])
-                for keys, last in zip(
-                    keys_of(problem, each), last_positions(problem, each), strict=True
-                )
-            ]
-            for problem, each in enumerate(operands)
-        ]
+    return lax.cond(found.reach == wanted, lambda: keys(operands) >= found.value, with_ties)
 
-    def without_ties() -> list[list[jax.Array]]:
-        return [
-            [keys >= threshold[problem] for keys in keys_of(problem, each)]
-            for problem, each in enumerate(operands)
-        ]
 
-    return lax.cond(jnp.all(reach == wanted), without_ties, with_ties)
+def largest_of_all(
+    scored: Scored, calls: Mapping[str, tuple[Hashable, tuple[Any, ...]]], k: jax.Array | int
+) -> dict[str, jax.Array]:
+    """Return the masks of the ``k`` largest scores of several arrays together.
+
+    Args:
+      scored: ``scored(settings, *operands)``; one object for all calls of the process.
+      calls: settings and operands by name; ties go to the earlier name, then the earlier position.
+      k: how many to keep; may be traced.
+
+    Raises:
+      PruningError: if there are 2**31 scores or more.
+    """
+    shapes = {name: jax.eval_shape(partial(scored, settings), *operands)[0]
+              for name, (settings, operands) in calls.items()}  # fmt: skip
+    dtype = jnp.result_type(jnp.float32, *(shape.dtype for shape in shapes.values())).name
+    sizes = [math.prod(shape.shape) for shape in shapes.values()]
+    size = _checked_size(sum(sizes))
+    starts = dict(zip(calls, np.cumsum([0, *sizes[:-1]]).astype(np.int32), strict=True))
+    traced = is_traced((k, [operands for _, operands in calls.values()]))
+
+    def run(function: Callable[..., Any], *others: Any) -> dict[str, Any]:
+        """Call a function for each array, with numbers that are the same for all."""
+        return for_each(function, {name: ((scored, settings, dtype), (operands, *others))
+                                   for name, (settings, operands) in calls.items()})  # fmt: skip
+
+    def reaching(pivots: jax.Array) -> jax.Array:
+        return _added(run(_count_each, pivots))
+
+    wanted = jnp.asarray(k).astype(jnp.int32)
+    count, sampled = None, 0
+    if size > 4 * _SAMPLE:
+        samples = run(_thin_each)
+        sampled = sum(sample.size for sample in samples.values())
+
+        def count(pivots: jax.Array) -> jax.Array:
+            parts = {name: (None, (sample, pivots)) for name, sample in samples.items()}
+            return _added(for_each(_count_sample, parts))
+
+    found = _threshold(reaching, count, sampled, wanted, size, dtype, traced)
+
+    def reaching_last(pivots: jax.Array) -> jax.Array:
+        return _added(for_each(_count_last_each, {
+            name: ((scored, settings, dtype), (operands, found.value, starts[name], size, pivots))
+            for name, (settings, operands) in calls.items()
+        }))  # fmt: skip
+
+    cut = _cut(reaching_last, found, wanted, size, traced)
+    return for_each(_mask_each, {
+        name: ((scored, settings, dtype), (operands, found.value, cut, starts[name], size))
+        for name, (settings, operands) in calls.items()
+    })  # fmt: skip
+
+
+def as_keys(scores: jax.Array, where: jax.Array | None, dtype: str) -> jax.Array:
+    """Return signed integers in the order of the scores; -1 for what is out of the comparison."""
+    keys = lax.bitcast_convert_type(jnp.abs(scores.astype(dtype)), _WORDS[dtype])
+    return keys if where is None else jnp.where(where, keys, -1)
+
+
+class _Found(NamedTuple):
+    """A number, how many keys reach it, and how many are larger (if more reach it than wanted)."""
+
+    value: jax.Array
+    reach: jax.Array
+    above: jax.Array
+
+
+def _threshold(
+    reaching: Callable[[jax.Array], jax.Array], sampled: Callable[[jax.Array], jax.Array] | None,
+    sample_size: int, wanted: jax.Array, size: int, dtype: str, traced: bool = True,
+) -> _Found:  # fmt: skip
+    """Find the number that exactly ``wanted`` keys reach, or the largest that more of them reach.
+
+    Args:
+      reaching: counts the keys that reach each pivot.
+      sampled: the same of a sample of ``sample_size`` keys, which is searched first.
+      wanted, size: how many of how many.
+      dtype: of the scores.
+      traced: whether the loops are part of a program.
+    """
+    bottom, top = _ends(dtype)
+    if sampled is None:
+        return _search(reaching, wanted, jnp.int32(size), bottom, top, None, traced)
+    whole = jnp.int32(sample_size)
+    ranks = _ranks(wanted, whole, jnp.int32(size))
+    ends = [_search(sampled, rank, whole, bottom, top, None, traced).value for rank in ranks]
+    return _search(reaching, wanted, jnp.int32(size), bottom, top, _first(*ends), traced)
+
+
+def _cut(
+    reaching: Callable[[jax.Array], jax.Array], found: _Found, wanted: jax.Array, size: int,
+    traced: bool = True,
+) -> jax.Array:  # fmt: skip
+    """Return which of the keys that equal the threshold stay: those that lie so far from the end.
+
+    Args:
+      reaching: counts the equal keys that lie at least so far from the end.
+      found: the threshold.
+      wanted, size: how many of how many.
+      traced: as in `_threshold`.
+    """
+    start, end = jnp.int32(0), jnp.int32(size)
+    return _search(reaching, wanted - found.above, found.reach - found.above, start, end, None,
+                   traced).value  # fmt: skip
 
 
 def _search(
-    reaching: Callable[[jax.Array, jax.Array], jax.Array],
-    wanted: jax.Array,
-    sizes: jax.Array,
-    bottom: jax.Array,
-    top: jax.Array,
-    guess: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Find a number that exactly ``wanted`` keys reach, or the largest that more of them reach.
+    reaching: Callable[[jax.Array], jax.Array], wanted: jax.Array, size: jax.Array,
+    bottom: jax.Array, top: jax.Array, first: jax.Array | None, traced: bool,
+) -> _Found:  # fmt: skip
+    """Close in on a number: every key is at least ``bottom``, and ``top`` is out of reach.
 
-    Args:
-      reaching: counts the keys that reach each pivot, ``[problems, pivots]``, of the problems that
-        are open; of the others it may say anything.
-      wanted: how many, ``[problems]`` like all that follow.
-      sizes: how many keys reach ``bottom``.
-      bottom, top: every key is at least ``bottom``; ``top`` counts as out of reach.
-      guess: the first pivots, ``[problems, pivots]``.
-
-    Returns:
-      The number, how many keys reach it, and how many are larger (if it is reached by more).
+    ``size`` keys reach ``bottom``; ``first`` are the first pivots.
     """
-
-    def is_open(state: Any) -> jax.Array:
-        low, high, reach, _, _ = state
-        return (reach != wanted) & (low + 1 < high)
-
-    def closing_in(low: Any, high: Any, reach: Any, above: Any) -> jax.Array:
-        between = jnp.maximum(reach - above, 1).astype(jnp.float32)
-        share = (reach - wanted).astype(jnp.float32) / between
-        deviation = jnp.sqrt(jnp.maximum(share * (1 - share), 1 / between) / between)
-        shares = jnp.where(_SPREAD == 0, 0.5, share[:, None] + _SPREAD * deviation[:, None])
-        steps = jnp.clip(shares, 0, 1 - 2**-20) * (high - low).astype(jnp.float32)[:, None]
-        low, high = low[:, None], high[:, None]
-        return jnp.clip(low + steps.astype(low.dtype), low + 1, jnp.maximum(high - 1, low + 1))
-
-    def narrow(state: Any) -> Any:
-        low, high, reach, above, pivots = state
-        counts = reaching(pivots, is_open(state))
-        target = wanted[:, None]
-        up = (counts >= target) & is_open(state)[:, None]
-        down = (counts < target) & is_open(state)[:, None]
-        low = jnp.maximum(low, jnp.max(jnp.where(up, pivots, low[:, None]), 1))
-        reach = jnp.minimum(reach, jnp.min(jnp.where(up, counts, reach[:, None]), 1))
-        high = jnp.minimum(high, jnp.min(jnp.where(down, pivots, high[:, None]), 1))
-        above = jnp.maximum(above, jnp.max(jnp.where(down, counts, above[:, None]), 1))
-        return low, high, reach, above, closing_in(low, high, reach, above)
-
-    start = (bottom, top, sizes, jnp.zeros_like(sizes))
-    state = (*start, closing_in(*start) if guess is None else guess)
-    low, _, reach, above, _ = lax.while_loop(lambda state: is_open(state).any(), narrow, state)
-    return low, reach, above
+    start = (bottom, top, size, jnp.zeros_like(size))
+    state = _State(*start, wanted, _closing_in(*start, wanted) if first is None else first)
+    found = turned(_is_open, lambda state: _narrowed(state, reaching(state.pivots)), state, traced)
+    return _Found(found.low, found.reach, found.above)
 
 
-def _guess(
-    samples: list[list[jax.Array]],
-    wanted: jax.Array,
-    sizes: jax.Array,
-    bottom: jax.Array,
-    top: jax.Array,
-) -> jax.Array:
-    """Return pivots around the place where a sample of each problem has the k-th of all."""
-    sampled = jnp.asarray([sum(keys.size for keys in each) for each in samples], jnp.int32)
-    rank = wanted.astype(jnp.float32) * (sampled / sizes)
+class _State(NamedTuple):
+    """Of a search: ``reach`` keys reach ``low``; ``above``, fewer than wanted, reach ``high``."""
+
+    low: jax.Array
+    high: jax.Array
+    reach: jax.Array
+    above: jax.Array
+    wanted: jax.Array
+    pivots: jax.Array
+
+
+@jax.jit
+def _is_open(state: _State) -> jax.Array:
+    return (state.reach != state.wanted) & (state.low + 1 < state.high)
+
+
+@jax.jit
+def _narrowed(state: _State, counts: jax.Array) -> _State:
+    """Return the state after a pass."""
+    low, high, reach, above, wanted, pivots = state
+    up, down = counts >= wanted, counts < wanted
+    low = jnp.maximum(low, jnp.max(jnp.where(up, pivots, low)))
+    reach = jnp.minimum(reach, jnp.min(jnp.where(up, counts, reach)))
+    high = jnp.minimum(high, jnp.min(jnp.where(down, pivots, high)))
+    above = jnp.maximum(above, jnp.max(jnp.where(down, counts, above)))
+    return _State(low, high, reach, above, wanted, _closing_in(low, high, reach, above, wanted))
+
+
+@jax.jit
+def _closing_in(low: Any, high: Any, reach: Any, above: Any, wanted: Any) -> jax.Array:
+    """Return the next pivots: around where the k-th is if keys lie evenly, and in the middle."""
+    between = jnp.maximum(reach - above, 1).astype(jnp.float32)
+    share = (reach - wanted).astype(jnp.float32) / between
+    deviation = jnp.sqrt(jnp.maximum(share * (1 - share), 1 / between) / between)
+    shares = jnp.where(_SPREAD == 0, 0.5, share + _SPREAD * deviation)
+    steps = jnp.clip(shares, 0, 1 - 2**-20) * (high - low).astype(jnp.float32)
+    return jnp.clip(low + steps.astype(low.dtype), low + 1, jnp.maximum(high - 1, low + 1))
+
+
+@jax.jit
+def _ranks(wanted: jax.Array, sampled: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return ranks in a sample between which, almost surely, the k-th of all lies."""
+    rank = wanted.astype(jnp.float32) * (sampled / size)
     margin = 4 * jnp.sqrt(rank * jnp.maximum(1 - rank / sampled, 0)) + 2
+    low, high = (jnp.clip(each.astype(jnp.int32), 1, sampled)
+                 for each in (rank + margin, rank - margin))  # fmt: skip
+    return low, high
 
-    def reaching(pivots: jax.Array, _: jax.Array) -> jax.Array:
-        each = zip(samples, pivots, strict=True)
-        return jnp.stack([_count_reaching(keys, own) for keys, own in each])
 
-    def at(rank: jax.Array) -> jax.Array:
-        whole = jnp.clip(rank.astype(jnp.int32), 1, sampled)
-        return _search(reaching, whole, sampled, bottom, top)[0]
-
-    low, high = at(rank + margin), at(rank - margin)
+@jax.jit
+def _first(low: jax.Array, high: jax.Array) -> jax.Array:
+    """Return the first pivots, evenly between two."""
     steps = jnp.arange(_SPREAD.size, dtype=low.dtype)
-    return (low + 1)[:, None] + steps * ((high - low) // (_SPREAD.size - 1))[:, None]
+    return low + 1 + steps * ((high - low) // (_SPREAD.size - 1))
 
 
-def _of_each(
-    keys_of: Callable[[int, list[Any]], list[jax.Array]],
-    operands: list[list[Any]],
+def _ends(dtype: str) -> tuple[jax.Array, jax.Array]:
+    """Return a key that is never larger than another, and one that is always."""
+    word = _WORDS[dtype]
+    return jnp.asarray(-1, word), jnp.asarray(np.iinfo(word).max - 1, word)
+
+
+def _checked_size(size: int) -> int:
+    if size >= 2**31:
+        raise PruningError(f"{size} scores to compare are 2**31 or more: split them")
+    return size
+
+
+# ---------------------------------------------------------------- passes over one array
+
+_How = tuple[Scored, Hashable, str]
+
+
+def _keys(how: _How, operands: tuple[Any, ...]) -> jax.Array:
+    scored, settings, dtype = how
+    return as_keys(*scored(settings, *operands), dtype)
+
+
+def _count_each(how: _How, operands: tuple[Any, ...], pivots: jax.Array) -> jax.Array:
+    inputs, own = lax.optimization_barrier((operands, pivots))
+    return _count_reaching(_keys(how, inputs), own)
+
+
+def _thin_each(how: _How, operands: tuple[Any, ...]) -> jax.Array:
+    return _thin(_keys(how, operands))
+
+
+def _count_sample(_: None, sample: jax.Array, pivots: jax.Array) -> jax.Array:
+    return _count_reaching(sample, pivots)
+
+
+def _count_last_each(
+    how: _How, operands: tuple[Any, ...], threshold: jax.Array, start: Any, size: Any,
     pivots: jax.Array,
-    is_open: jax.Array,
-) -> jax.Array:
-    """Count the keys that reach each pivot, of the open problems: ``[problems, pivots]``."""
-
-    def count(problem: int) -> jax.Array:
-        # The barrier keeps XLA from lifting the scores out of the loop, into memory.
-        inputs, own = lax.optimization_barrier((operands[problem], pivots[problem]))
-        return _count_reaching(keys_of(problem, inputs), own)
-
-    return jnp.stack(
-        [
-            lax.cond(
-                is_open[problem],
-                partial(count, problem),
-                lambda: jnp.zeros(_SPREAD.size, jnp.int32),
-            )
-            for problem in range(len(operands))
-        ]
-    )
+) -> jax.Array:  # fmt: skip
+    inputs, own = lax.optimization_barrier((operands, pivots))
+    return _count_reaching(_last_positions(_keys(how, inputs), threshold, start, size), own)
 
 
-def _as_they_are(*operands: jax.Array) -> Any:
-    return operands if len(operands) > 1 else operands[0]
+def _mask_each(
+    how: _How, operands: tuple[Any, ...], threshold: jax.Array, cut: jax.Array, start: Any,
+    size: Any,
+) -> jax.Array:  # fmt: skip
+    keys = _keys(how, operands)
+    return (keys > threshold) | (_last_positions(keys, threshold, start, size) >= cut)
 
 
-def _dtype(functions: list[list[Scored]], operands: list[list[Any]]) -> Any:
-    """Return the type that all scores are compared in: float32 or wider."""
-
-    def scores() -> list[jax.Array]:
-        found = [
-            function(*each)
-            for row, arguments in zip(functions, operands, strict=True)
-            for function, each in zip(row, arguments, strict=True)
-        ]
-        return [each[0] if isinstance(each, tuple) else each for each in found]
-
-    return jnp.result_type(jnp.float32, *jax.eval_shape(scores)).name
-
-
-def _keys(scored: Any, dtype: str) -> jax.Array:
-    """Return signed integers in the order of the scores; -1 for what is out of the comparison."""
-    scores, among = scored if isinstance(scored, tuple) else (scored, None)
-    keys = lax.bitcast_convert_type(jnp.abs(scores.astype(dtype)), _WORDS[dtype])
-    return keys if among is None else jnp.where(among, keys, -1)
+def _added(counts: Mapping[str, jax.Array]) -> jax.Array:
+    first, *rest = counts.values()
+    return sum(rest, first)
 
 
 def _thin(keys: jax.Array) -> jax.Array:
@@ -292,38 +351,28 @@ def _thin(keys: jax.Array) -> jax.Array:
     return keys
 
 
-def _count_reaching(arrays: list[jax.Array], pivots: jax.Array) -> jax.Array:
-    """Count the keys of all arrays that reach each pivot."""
-    totals = jnp.zeros(pivots.shape, jnp.int32)
-    for keys in arrays:
-        counts = _sums([keys >= pivot for pivot in pivots], tuple(range(keys.ndim)))
-        totals = totals + jnp.stack(counts)
-    return totals
-
-
-def _sums(flags: list[jax.Array], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    """Count the true entries of several arrays over the same axes.
+def _count_reaching(keys: jax.Array, pivots: jax.Array) -> jax.Array:
+    """Count the keys that reach each pivot.
 
     One reduction with several operands, because XLA's CPU backend vectorises this form; a single
     integer sum becomes a slow tree of windows there.
     """
-    return tuple(
-        lax.reduce(
-            tuple(flag.astype(jnp.int32) for flag in flags),
-            (np.int32(0),) * len(flags),
-            lambda left, right: tuple(a + b for a, b in zip(left, right, strict=True)),
-            axes,
-        )
+    counts = lax.reduce(
+        tuple((keys >= pivot).astype(jnp.int32) for pivot in pivots),
+        (np.int32(0),) * len(pivots),
+        lambda left, right: tuple(a + b for a, b in zip(left, right, strict=True)),
+        tuple(range(keys.ndim)),
     )
+    return jnp.stack(counts)
 
 
-def _from_the_end(shape: tuple[int, ...], start: int, size: int) -> jax.Array:
-    """Return ``size - 1 - position`` in row-major order, which is largest first as the keys are.
+def _last_positions(keys: jax.Array, threshold: jax.Array, start: Any, size: Any) -> jax.Array:
+    """Return ``size - 1 - position``, row-major, where a key equals the threshold; elsewhere -1.
 
-    Without a reshape, which would gather a sharded array.
+    Positions are largest first, as keys are. Without a reshape, which would gather a sharded array.
     """
-    position = jnp.full(shape, size - 1 - start, jnp.int32)
-    for axis in range(len(shape)):
-        stride = math.prod(shape[axis + 1 :])
-        position = position - lax.broadcasted_iota(jnp.int32, shape, axis) * jnp.int32(stride)
-    return position
+    position = jnp.broadcast_to(jnp.asarray(size - 1 - start, jnp.int32), keys.shape)
+    for axis in range(keys.ndim):
+        stride = math.prod(keys.shape[axis + 1 :])
+        position = position - lax.broadcasted_iota(jnp.int32, keys.shape, axis) * jnp.int32(stride)
+    return jnp.where(keys == threshold, position, -1)

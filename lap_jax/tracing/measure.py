@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Node
 from lap_jax.scoring.norms import add_up
@@ -55,7 +56,7 @@ def measure(
       By layer name, float32. Layers inside of a loop over time are left out.
 
     Raises:
-      PruningError: as `trace`.
+      PruningError: as `trace`, or if the graph is of other parameters.
 
     Example:
       >>> from lap_jax import lookahead_masks, trace
@@ -74,6 +75,7 @@ def measure(
     @jax.jit
     def run(variables: Any, inputs: Any, key: jax.Array) -> dict[str, Any]:
         program, draft, values = model_program(function, variables, inputs, static)
+        check_fits(graph, draft.shapes)
         arrays = jax.tree.leaves((variables, inputs))
         pairs = [_Both(value, array) for value, array in zip(values, arrays, strict=True)]
 
@@ -229,12 +231,7 @@ def _active(graph: Graph, layer: Node, share: dict[str, jax.Array]) -> jax.Array
         if edge.target == IDENTITY or edge.target not in share:
             continue
         found = np.asarray(share[edge.target])
-        if edge.pairs is not None:
-            source, target = edge.pairs.values.T
-        else:
-            target = np.arange(found.size).reshape(edge.positions, -1)
-            target = target[:, edge.offset : edge.offset + layer.out_size]
-            source = np.broadcast_to(np.arange(layer.out_size), target.shape)
-        np.add.at(total, source.ravel(), found[target.ravel()])
-        np.add.at(count, source.ravel(), 1)
+        channel, entry = edge.pairs_of(layer.out_size, found.size).T
+        np.add.at(total, channel, found[entry])
+        np.add.at(count, channel, 1)
     return jnp.asarray(np.where(count > 0, total / np.maximum(count, 1), 1.0), jnp.float32)

@@ -918,7 +918,7 @@ def _layer(
     if name in draft.nodes:
         name = f"{name} (read {sum(n.path == view.leaf for n in draft.nodes.values()) + 1})"
     draft.nodes[name] = Node(
-        name, view.leaf, shape, groups, None, strides, 1, place,
+        name, view.leaf, shape, groups, (), strides, 1, place,
         () if standard else split, () if standard else permutation, reads,
     )  # fmt: skip
     draft.uses[key] = name

@@ -84,7 +84,7 @@ def test_the_chain_names_every_kernel_but_the_shortcuts(model):
     assert {layer.path for layer in graph.layers} == kernels
     norms = {path.removesuffix("/scale") for path in paths if path.endswith("scale")}
     norms = {norm for norm in norms if "shortcut" not in norm}
-    assert {layer.norm.path for layer in graph.layers if layer.norm} == norms
+    assert {layer.norm for layer in graph.layers if layer.norm} == norms
     for name in graph.names:
         assert name in str(graph)
     assert [len(graph.into(name)) for name in graph.names] == [0] + [1] * (len(graph.names) - 1)

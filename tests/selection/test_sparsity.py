@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lap_jax import Graph, PruningError, chain, lookahead_masks, paper_sparsity, summarize
+from lap_jax import (
+    Graph,
+    PruningError,
+    chain,
+    cubic_schedule,
+    iterative_schedule,
+    lookahead_masks,
+    paper_sparsity,
+    summarize,
+)
 from tests import oracle
 
 
@@ -149,3 +158,21 @@ def test_bad_levels_name_what_is_wrong() -> None:
         paper_sparsity(graph, 2, q=1.5)
     with pytest.raises(PruningError, match="Conv_0"):
         paper_sparsity(graph, 2, unpruned=["Conv_0"])
+
+
+@pytest.mark.parametrize("bad", [1.5, 2.0, "3", None])
+@pytest.mark.parametrize("name", ["begin", "end", "every", "rounds"])
+def test_numbers_of_steps_are_whole(name: str, bad: Any) -> None:
+    wanted = f"{name} is {bad!r}: expected a whole number"
+    if name != "rounds":
+        with pytest.raises(PruningError, match=wanted):
+            cubic_schedule(0.8, **{"begin": 0, "end": 10, "every": 4, name: bad})
+    if name != "end":
+        with pytest.raises(PruningError, match=wanted):
+            iterative_schedule(0.8, **{"rounds": 2, "every": 4, "begin": 0, name: bad})
+
+
+def test_numbers_of_steps_may_be_numpys() -> None:
+    zero, four, ten = np.int32(0), np.uint8(4), np.int64(10)
+    assert cubic_schedule(0.8, zero, ten, four) == cubic_schedule(0.8, 0, 10, 4)
+    assert iterative_schedule(0.8, four, ten, zero) == iterative_schedule(0.8, 4, 10, 0)

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lap_jax import IDENTITY, Graph, Layer, Norm, chain, lookahead_masks
+from lap_jax import (
+    IDENTITY,
+    Graph,
+    Layer,
+    Norm,
+    chain,
+    lookahead_masks,
+)
 from tests import oracle
 
 
@@ -35,7 +42,7 @@ def test_an_mlp_is_one_line() -> None:
     assert [node.shape for node in graph.layers] == [(5, 7), (7, 6), (6, 4)]
     assert [node.in_size for node in graph.layers] == [5, 7, 6]
     assert [node.out_size for node in graph.layers] == [7, 6, 4]
-    assert all(node.norm is None for node in graph.layers)
+    assert all(node.factors == () for node in graph.layers)
     assert all(node.groups == 1 for node in graph.layers)
     assert links(graph, "Dense_0") == ([], ["Dense_1"])
     assert links(graph, "Dense_1") == (["Dense_0"], ["Dense_2"])
@@ -60,7 +67,11 @@ def test_a_string_after_a_layer_may_be_its_norm() -> None:
     names = ["Conv_0", "BatchNorm_0", "Conv_1", "BatchNorm_1", "Dense_0"]
     graph = chain(params | norms, names, stats)
     assert [node.name for node in graph.layers] == ["Conv_0", "Conv_1", "Dense_0"]
-    assert [node.norm for node in graph.layers] == [Norm("BatchNorm_0"), Norm("BatchNorm_1"), None]
+    assert [node.factors for node in graph.layers] == [
+        Norm("BatchNorm_0").factors,
+        Norm("BatchNorm_1").factors,
+        (),
+    ]
     named = chain(
         params | norms,
         [
@@ -77,7 +88,7 @@ def test_a_norm_without_parameters_is_found_in_the_statistics() -> None:
     params = tree(Dense_0=(3, 4), Dense_1=(4, 2))
     _, stats = oracle.norm_trees(np.random.default_rng(0), [4])
     graph = chain(params, ["Dense_0", "BatchNorm_0", "Dense_1"], stats)
-    assert graph.layers[0].norm == Norm("BatchNorm_0")
+    assert graph.layers[0].factors == Norm("BatchNorm_0").factors[1:]
 
 
 def test_groups_come_from_the_shapes() -> None:

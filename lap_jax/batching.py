@@ -1,0 +1,114 @@
+"""One program per shape: the same function over the arrays of many layers.
+
+Compile time is what grows with a network's depth where every layer is written out. Concrete arrays
+go, layer by layer, to one compiled program per function, layout, shape, dtype and sharding, which
+JAX keeps. Under a trace there is only the program of whoever traces: there layers of one shape are
+stacked and go through a loop, whose body is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Function = Callable[..., Any]
+
+
+class Part(NamedTuple):
+    """A part of an array, which is cut out where it is needed.
+
+    Attributes:
+      leaf: the array.
+      place: indices into its first axes; numbers or scalars.
+    """
+
+    leaf: jax.Array
+    place: tuple[Any, ...] = ()
+
+
+def for_each(
+    function: Function, calls: Mapping[Any, tuple[Hashable, tuple[Any, ...]]]
+) -> dict[Any, Any]:
+    """Return ``{name: function(static, *operands)}`` for ``{name: (static, operands)}``.
+
+    Args:
+      function: pure, of hashable settings and of trees of arrays, in which a `Part` is one array.
+        One object for all calls of the process, because programs are kept by it.
+      calls: settings and operands by name. Those of equal settings, shapes and dtypes share code.
+    """
+    if not is_traced([operands for _, operands in calls.values()]):
+        return {name: _run(function, static, *operands)
+                for name, (static, operands) in calls.items()}  # fmt: skip
+    groups: dict[Hashable, list[Any]] = {}
+    for name, (static, operands) in calls.items():
+        groups.setdefault((static, _kind(operands)), []).append(name)
+    found: dict[Any, Any] = {}
+    for (static, _), names in groups.items():  # type: ignore[misc]
+        results = _looped(partial(function, static), [calls[name][1] for name in names])
+        found |= zip(names, results, strict=True)
+    return {name: found[name] for name in calls}
+
+
+def is_traced(tree: Any) -> bool:
+    """Return whether what is computed from a tree of arrays is being traced, and not to be seen."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
+        return True
+    # Inside of `jax.jit` whatever is computed is traced, concrete arrays or not.
+    return isinstance(lax.add(jnp.int32(0), jnp.int32(0)), jax.core.Tracer)
+
+
+def turned(
+    while_true: Callable[[Any], Any], body: Callable[[Any], Any], state: Any, traced: bool
+) -> Any:
+    """Run a loop: under a trace `lax.while_loop`, else step by step, each of compiled programs."""
+    if traced:
+        return lax.while_loop(while_true, body, state)
+    while bool(while_true(state)):
+        state = body(state)
+    return state
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _run(function: Function, static: Hashable, *operands: Any) -> Any:
+    return function(static, *operands)
+
+
+def _kind(operands: tuple[Any, ...]) -> Hashable:
+    """Return what operands must have in common to go through one loop.
+
+    Parts of one leaf go together, which is then looped over as it is.
+    """
+
+    def kind(leaf: Any) -> Hashable:
+        if isinstance(leaf, Part):
+            return (jax.typeof(leaf.leaf), len(leaf.place), leaf.place and id(leaf.leaf))
+        return jax.typeof(leaf)
+
+    leaves, structure = jax.tree.flatten(operands, is_leaf=lambda node: isinstance(node, Part))
+    return (structure, tuple(map(kind, leaves)))
+
+
+def _looped(function: Function, calls: list[tuple[Any, ...]]) -> list[Any]:
+    """Return the results of calls of one kind; several go through a loop."""
+    if len(calls) == 1:
+        return [function(*calls[0])]
+    structure = jax.tree.structure(calls[0])
+    columns = list(zip(*map(jax.tree.leaves, calls), strict=True))
+    same = [all(each is column[0] for each in column) for column in columns]
+    if all(same):
+        return [function(*calls[0])] * len(calls)
+    moving = [jnp.stack(column) for column, fixed in zip(columns, same, strict=True) if not fixed]
+
+    def body(own: list[jax.Array]) -> Any:
+        rest = iter(own)
+        leaves = [column[0] if fixed else next(rest)
+                  for column, fixed in zip(columns, same, strict=True)]  # fmt: skip
+        return function(*jax.tree.unflatten(structure, leaves))
+
+    results = lax.map(body, moving)
+    return [jax.tree.map(lambda stacked, i=i: stacked[i], results) for i in range(len(calls))]
