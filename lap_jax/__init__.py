@@ -3,9 +3,9 @@
 from lap_jax.errors import PruningError
 from lap_jax.files import load_masks, read_metadata, save_masks
 from lap_jax.gradual import PruneInTrainingState, masks_in, prune_in_training
-from lap_jax.graph.chain import Layer, chain
+from lap_jax.graph.chain import LayerSpec, chain
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import IDENTITY, Edge, Node, Norm
+from lap_jax.graph.layers import IDENTITY, Edge, Layer, Norm
 from lap_jax.methods import METHODS, Method
 from lap_jax.pruning import lookahead_masks, lookahead_scores, masks_from_scores
 from lap_jax.report import Summary, SummaryRow, summarize
@@ -27,9 +27,9 @@ __all__ = [
     "Graph",
     "KeepPrunedState",
     "Layer",
+    "LayerSpec",
     "Measured",
     "Method",
-    "Node",
     "Norm",
     "PruneInTrainingState",
     "PruningError",

@@ -12,7 +12,7 @@ import numpy as np
 from lap_jax.errors import PruningError
 from lap_jax.graph.chain import fits
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import Node
+from lap_jax.graph.layers import Layer
 from lap_jax.paths import leaves_by_path
 from lap_jax.scoring.kernels import kernel_of
 from lap_jax.scoring.propagation import Measured
@@ -51,7 +51,7 @@ def check_factors(graph: Graph, leaves: Mapping[str, Mapping[str, Any]]) -> None
     with jax.ensure_compile_time_eval():  # arrays that a traced function closes over can be seen
         for name, own in leaves.items():
             part = graph.parts[name]
-            where = f"after layer {name!r}" if isinstance(part, Node) else f"in {name!r}"
+            where = f"after layer {name!r}" if isinstance(part, Layer) else f"in {name!r}"
             for factor in part.factors:
                 leaf = own[factor.path]
                 if not is_seen(leaf):

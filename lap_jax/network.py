@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 
 from lap_jax.batching import Part, for_each
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import Node
+from lap_jax.graph.layers import Layer
 from lap_jax.graph.shortcuts import direct
 from lap_jax.meshes import as_laid_out, everywhere, sharding_of
 from lap_jax.methods import Method, draws, looks, score_of
@@ -46,9 +46,9 @@ class Network(NamedTuple):
     tensors: Mapping[str, Mapping[str, Part]] = {}
 
 
-def tied_layers(graph: Graph) -> dict[str, list[Node]]:
+def tied_layers(graph: Graph) -> dict[str, list[Layer]]:
     """Return, by layer, the layers that hold the same weights, read another way."""
-    tied: dict[str, list[Node]] = {}
+    tied: dict[str, list[Layer]] = {}
     for layer in graph.layers:
         if layer.tied_to:
             tied.setdefault(layer.tied_to, []).append(layer)
@@ -138,7 +138,7 @@ class Rule(NamedTuple):
 
 
 def inputs_of_scores(
-    network: Network, layers: Sequence[Node], known: Propagation | None, masks: Masks,
+    network: Network, layers: Sequence[Layer], known: Propagation | None, masks: Masks,
     rescale: bool,
 ) -> dict[str, tuple[Rule, tuple[Any, ...]]]:  # fmt: skip
     """Return what `staged` is to be called with for each layer.
@@ -216,7 +216,7 @@ def _rescaled(side: jax.Array | None) -> jax.Array | None:
 
 
 def _exact(
-    network: Network, layers: Sequence[Node], masks: Masks, rescale: bool
+    network: Network, layers: Sequence[Layer], masks: Masks, rescale: bool
 ) -> dict[str, tuple[Any, ...]]:
     """Return, by layer, the arguments of `lags.pair_factors` after the groups."""
     graph = direct(network.graph)

@@ -23,9 +23,9 @@ from lap_jax.checks import (
     tensors_by_path,
 )
 from lap_jax.errors import PruningError
-from lap_jax.graph.chain import Layer, as_graph, norm_tensors
+from lap_jax.graph.chain import LayerSpec, as_graph, norm_tensors
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import Junction, Node, Norm
+from lap_jax.graph.layers import Junction, Layer, Norm
 from lap_jax.meshes import as_laid_out, on_any_mesh, sharding_of
 from lap_jax.methods import (
     Method,
@@ -56,7 +56,7 @@ from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer
 
 def lookahead_masks(
     params: Any,
-    chain: Graph | Sequence[str | Norm | Layer],
+    chain: Graph | Sequence[str | Norm | LayerSpec],
     sparsity: Sparsity,
     *,
     method: str | Method = "LAP",
@@ -219,7 +219,7 @@ def masks_from_scores(tree: Any, sparsity: Sparsity, *, scope: str | Scope = "la
 
 def lookahead_scores(
     params: Any,
-    chain: Graph | Sequence[str | Norm | Layer],
+    chain: Graph | Sequence[str | Norm | LayerSpec],
     *,
     method: str | Method = "LAP",
     batch_stats: Any | None = None,
@@ -326,10 +326,10 @@ def _network(graph: Graph, method: Method, inputs: _Inputs) -> Network:
     return Network(graph, method, kernels, gains, inputs.measured, inputs.key, tensors)
 
 
-def _gain(part: Node | Junction, leaves: Mapping[str, Any]) -> tuple[scores.Gain, tuple[Any, ...]]:
+def _gain(part: Layer | Junction, leaves: Mapping[str, Any]) -> tuple[scores.Gain, tuple[Any, ...]]:
     """Return what `scores.gain` is to be called with."""
     factors = tuple(replace(factor, path="") for factor in part.factors)
-    how = scores.Gain(part.out_size, factors, isinstance(part, Node))
+    how = scores.Gain(part.out_size, factors, isinstance(part, Layer))
     return how, tuple(leaves[factor.path] for factor in part.factors)
 
 
@@ -417,7 +417,7 @@ def _pass(
 
 
 def _selected(
-    network: Network, scope: Scope, layers: Sequence[Node], known: Propagation | None, seen: Masks,
+    network: Network, scope: Scope, layers: Sequence[Layer], known: Propagation | None, seen: Masks,
     kept: Any,
 ) -> Masks:  # fmt: skip
     """Return the masks of some layers, and of those that are tied to them.

@@ -12,7 +12,7 @@ import numpy as np
 from lap_jax.errors import PruningError
 from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import IDENTITY, Node
+from lap_jax.graph.layers import IDENTITY, Layer
 from lap_jax.paths import leaves_by_path
 from lap_jax.scoring.kernels import kernel_of
 from lap_jax.tables import text_table
@@ -138,7 +138,7 @@ def _read(graph: Graph, parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
             if edge.target == IDENTITY:
                 continue
             target = graph.parts[edge.target]
-            if isinstance(target, Node):
+            if isinstance(target, Layer):
                 mask = parts[edge.target]
                 groups = (-1, target.shape[-2], target.groups, target.shape[-1] // target.groups)
                 asked = np.any(mask.reshape(groups), axis=(0, 3)).T.reshape(-1)

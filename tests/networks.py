@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from lap_jax import Layer, PruningError
+from lap_jax import LayerSpec, PruningError
 from tests import oracle
 
 Array = np.ndarray[Any, Any]
@@ -78,7 +78,7 @@ def _normed(seed: int, shapes: Sequence[tuple[int, ...]], groups: Sequence[int])
     layers = oracle.layers_of(params, names, gain=gains, groups=groups)
     declared: list[Any] = []
     for i, name in enumerate(names):
-        declared += [Layer(name, groups=groups[i]), *list(norms)[i : i + 1]]
+        declared += [LayerSpec(name, groups=groups[i]), *list(norms)[i : i + 1]]
     return Normed(params | norms, stats, declared, layers)
 
 

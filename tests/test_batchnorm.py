@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lap_jax import Layer, Norm, lookahead_masks, lookahead_scores
+from lap_jax import LayerSpec, Norm, lookahead_masks, lookahead_scores
 from tests import oracle
 
 
@@ -82,7 +82,7 @@ def test_scores_are_the_change_of_a_linen_networks_jacobian(
     declared = [
         "Conv_0",
         Norm("BatchNorm_0", epsilon),
-        Layer("Conv_1", strides=2, norm=Norm("BatchNorm_1", epsilon)),
+        LayerSpec("Conv_1", strides=2, norm=Norm("BatchNorm_1", epsilon)),
         "Dense_0",
     ]
     found = lookahead_scores(variables["params"], declared, batch_stats=variables["batch_stats"])

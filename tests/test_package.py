@@ -26,7 +26,7 @@ PROMISED = {
     "METHODS",
     "Graph",
     "KeepPrunedState",
-    "Layer",
+    "LayerSpec",
     "Method",
     "Norm",
     "PruningError",

@@ -136,7 +136,7 @@ def test_nnx_graph_uses_the_same_names_as_a_dict() -> None:
     pure = nnx.to_pure_dict(params)
     declared = ["conv", "depth", "blocks/0", "blocks/1"]
     assert chain(params, declared) == chain(pure, declared)
-    assert [node.path for node in chain(params, declared).layers] == [
+    assert [layer.path for layer in chain(params, declared).layers] == [
         f"{name}/kernel" for name in declared
     ]
 

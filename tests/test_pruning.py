@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lap_jax import (
     METHODS,
-    Layer,
+    LayerSpec,
     Method,
     PruningError,
     chain,
@@ -484,7 +484,7 @@ def test_a_residual_graph_is_pruned_in_order() -> None:
         name: {"kernel": rng.normal(size=shape).astype(np.float32)}
         for name, shape in {"a": (7, 9), "b": (9, 9), "c": (9, 8)}.items()
     }
-    declared = ["a", "b", Layer("c", previous=("a", "b"))]
+    declared = ["a", "b", LayerSpec("c", previous=("a", "b"))]
     found = lookahead_masks(params, declared, 0.5, method="LAP-forward")
     a, b, c = (np.asarray(params[name]["kernel"], np.float64) for name in "abc")
     mask_a = oracle.keep_best(np.abs(a) * np.sqrt((b**2).sum(1) + (c**2).sum(1)), 32)

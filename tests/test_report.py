@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from hypothesis import strategies as st
 
-from lap_jax import Edge, Graph, Node, PruningError, chain, lookahead_masks, summarize
+from lap_jax import Edge, Graph, Layer, PruningError, chain, lookahead_masks, summarize
 from lap_jax.graph.layers import Index, Junction
 from tests import oracle
 
@@ -89,7 +89,7 @@ def reading(draw: st.DrawFn) -> tuple[Graph, dict[str, np.ndarray]]:
         positions = draw(st.sampled_from([n for n in (1, 2) if size <= width // n]))
         return Edge(source, target, positions, draw(st.integers(0, width // positions - size)))
 
-    layers = tuple(Node(name, f"{name}/kernel", sizes[name]) for name in "abc")
+    layers = tuple(Layer(name, f"{name}/kernel", sizes[name]) for name in "abc")
     ends = [("a", "sum 0"), ("b", "sum 0"), ("sum 0", "c"), ("a", "c")]
     graph = Graph(layers, tuple(edge(*each) for each in ends), (Junction("sum 0", 8),))
     masks = {

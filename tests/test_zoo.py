@@ -23,7 +23,7 @@ from flax import nnx
 import lap_jax
 from experiments.models import MODELS
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import IDENTITY, Edge, Node, Norm
+from lap_jax.graph.layers import IDENTITY, Edge, Layer, Norm
 from tests import zoo
 
 KEY = jax.random.key(0, impl="rbg")
@@ -36,12 +36,12 @@ Matrix = np.ndarray[Any, np.dtype[np.bool_]]
 # ---------------------------------------------------------------- reading a graph
 
 
-def label(node: Node) -> str:
+def label(node: Layer) -> str:
     path = node.path.removesuffix("/kernel").removesuffix("/embedding")
     return path + "".join(f"[{index}]" for index in node.place) + "*" * bool(node.tied_to)
 
 
-def node_of(graph: Graph, wanted: str) -> Node:
+def node_of(graph: Graph, wanted: str) -> Layer:
     (node,) = (node for node in graph.layers if label(node) == wanted)
     return node
 

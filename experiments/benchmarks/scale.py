@@ -30,7 +30,7 @@ import tyro
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lap_jax import Layer, PruningError, lookahead_masks
+from lap_jax import LayerSpec, PruningError, lookahead_masks
 
 ROOT = Path(__file__).parents[2]
 
@@ -223,7 +223,7 @@ def _arrays(type_: str) -> list[str]:
     return re.findall(r"\b[a-z][a-z0-9]*\[[\d,]*\]", type_) or ["token[0]"]
 
 
-def chain_of(settings: Scale) -> list[Layer]:
+def chain_of(settings: Scale) -> list[LayerSpec]:
     """Return what feeds what in a block.
 
     Values feed `o`, the gate and what it gates feed `down`; the others have no neighbour. A value
@@ -231,10 +231,10 @@ def chain_of(settings: Scale) -> list[Layer]:
     value head `h` modulo their number.
     """
     return [
-        *(Layer(name, previous=()) for name in ("q", "k", "v")),
-        Layer("o", previous="v", flatten=settings.heads // settings.kv_heads),
-        *(Layer(name, previous=()) for name in ("gate", "up")),
-        Layer("down", previous=("gate", "up")),
+        *(LayerSpec(name, previous=()) for name in ("q", "k", "v")),
+        LayerSpec("o", previous="v", flatten=settings.heads // settings.kv_heads),
+        *(LayerSpec(name, previous=()) for name in ("gate", "up")),
+        LayerSpec("down", previous=("gate", "up")),
     ]
 
 

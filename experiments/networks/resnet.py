@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from experiments.networks.parts import GLOROT, batch_norm, conv3x3, dense
-from lap_jax import IDENTITY, Layer
+from lap_jax import IDENTITY, LayerSpec
 
 BLOCKS = 8
 
@@ -80,7 +80,7 @@ def chain() -> tuple[str, ...]:
     return ("Conv_0", "BatchNorm_0", *blocks, "Dense_0")
 
 
-def chain_identity() -> tuple[Layer, ...]:
+def chain_identity() -> tuple[LayerSpec, ...]:
     """Return the main path with a shortcut around every block that counts as an identity.
 
     What writes to the stream (the stem, a block's second convolution) is read by the next block and
@@ -89,14 +89,14 @@ def chain_identity() -> tuple[Layer, ...]:
     the chain, and its batch norm keeps its scale near one.
     """
     writer = "Conv_0"
-    layers = [Layer(writer, "BatchNorm_0", next=IDENTITY)]
+    layers = [LayerSpec(writer, "BatchNorm_0", next=IDENTITY)]
     for block in range(BLOCKS):
         first, second = (f"Block_{block}/Conv_{i}" for i in range(2))
         norms = [f"Block_{block}/BatchNorm_{i}" for i in range(2)]
         # Nothing passes by the stem and nothing passes on what the last block writes.
         sources = (writer, IDENTITY) if block else (writer,)
         onward = IDENTITY if block < BLOCKS - 1 else None
-        layers.append(Layer(first, norms[0], previous=sources))
-        layers.append(Layer(second, norms[1], next=onward))
+        layers.append(LayerSpec(first, norms[0], previous=sources))
+        layers.append(LayerSpec(second, norms[1], next=onward))
         writer = second
-    return (*layers, Layer("Dense_0", previous=(writer, IDENTITY)))
+    return (*layers, LayerSpec("Dense_0", previous=(writer, IDENTITY)))

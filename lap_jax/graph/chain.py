@@ -13,14 +13,14 @@ import numpy as np
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import IDENTITY, Edge, Factor, Junction, Node, Norm, nearest
+from lap_jax.graph.layers import IDENTITY, Edge, Factor, Junction, Layer, Norm, nearest
 from lap_jax.paths import leaves_by_path
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSpec:
     """A layer as declared in a chain; what is None is inferred.
 
     Attributes:
@@ -48,14 +48,14 @@ class Layer:
 
 
 def chain(
-    params: Any, layers: Sequence[str | Norm | Layer], batch_stats: Any | None = None
+    params: Any, layers: Sequence[str | Norm | LayerSpec], batch_stats: Any | None = None
 ) -> Graph:
     """Read a declared chain against a parameter tree.
 
     An entry is a layer, or a norm that belongs to the layer before it. A string is either: the path
     of a kernel, the path of a module with a ``kernel``, or the path of a norm. Each layer feeds the
-    one after it, unless they say otherwise (`Layer`). Flattening, groups, sums and concatenations
-    are inferred from the shapes.
+    one after it, unless they say otherwise (`LayerSpec`). Flattening, groups, sums and
+    concatenations are inferred from the shapes.
 
     Args:
       params: the tree of parameters (dict, FrozenDict, ``nnx.State``, ...); only shapes and dtypes
@@ -80,14 +80,14 @@ def chain(
       a      a/kernel  4x3     4    3  -     -         b
       b      b/kernel  3x2     3    2  -     a         -
     """
-    if isinstance(layers, (str, Norm, Layer)):
+    if isinstance(layers, (str, Norm, LayerSpec)):
         layers = [layers]
     leaves = leaves_by_path(params)
     known = {**leaves_by_path(batch_stats), **leaves}
-    declared: list[Layer] = []
+    declared: list[LayerSpec] = []
     for entry in layers:
         layer = _read_entry(entry, leaves, known)
-        if isinstance(layer, Layer):
+        if isinstance(layer, LayerSpec):
             declared.append(layer)
             continue
         if not declared:
@@ -112,22 +112,22 @@ def chain(
     for name, layer in zip(names, declared, strict=True):
         _check_numbers(name, layer, shapes[name])
     edges: list[Edge] = []
-    nodes: list[Node] = []
+    built: list[Layer] = []
     links = _links(names, declared)
     for name, layer in zip(names, declared, strict=True):
         sources = [source for source, target in links if target == name]
         edges_in, groups = _connect(name, layer, sources, shapes)
         factors = _factors(name, shapes[name][-1], layer.norm, known)
-        nodes.append(
-            Node(name, layer.kernel, shapes[name], groups, factors, layer.strides, layer.pool)
+        built.append(
+            Layer(name, layer.kernel, shapes[name], groups, factors, layer.strides, layer.pool)
         )
         edges += edges_in
     edges += [Edge(source, IDENTITY) for source, target in links if target == IDENTITY]
-    return Graph(tuple(nodes), tuple(edges))
+    return Graph(tuple(built), tuple(edges))
 
 
 def as_graph(
-    params: Any, chain_or_graph: Graph | Sequence[str | Norm | Layer], batch_stats: Any | None
+    params: Any, chain_or_graph: Graph | Sequence[str | Norm | LayerSpec], batch_stats: Any | None
 ) -> Graph:
     """Return a graph that fits ``params``: a declaration is read, a graph is checked.
 
@@ -165,7 +165,7 @@ def check_fits(graph: Graph, shapes: Mapping[str, tuple[int, ...]], tree: str = 
             )
 
 
-def fits(layer: Node, shape: tuple[int, ...]) -> bool:
+def fits(layer: Layer, shape: tuple[int, ...]) -> bool:
     """Return whether a layer can be the kernel, or a part of it, of a leaf of this shape."""
     if not layer.split:
         return shape[len(layer.place) :] == layer.shape
@@ -188,8 +188,8 @@ def norm_tensors(graph: Graph, params: Any, batch_stats: Any | None) -> dict[str
     return leaves
 
 
-def _missing(part: Node | Junction, factor: Factor) -> PruningError:
-    if isinstance(part, Node) and factor.power != 1:
+def _missing(part: Layer | Junction, factor: Factor) -> PruningError:
+    if isinstance(part, Layer) and factor.power != 1:
         stem = factor.path.rpartition("/")[0]
         return PruningError(
             f"norm {stem!r} after layer {part.name!r}: batch_stats has no {factor.path!r}; pass "
@@ -203,26 +203,28 @@ def _missing(part: Node | Junction, factor: Factor) -> PruningError:
 
 
 def _read_entry(
-    entry: str | Norm | Layer, leaves: Mapping[str, Any], known: Mapping[str, Any]
-) -> Layer | Norm:
+    entry: str | Norm | LayerSpec, leaves: Mapping[str, Any], known: Mapping[str, Any]
+) -> LayerSpec | Norm:
     """Resolve the paths of one entry; a string becomes the layer or the norm that it names."""
     if isinstance(entry, Norm):
         if not _is_norm(_norm(entry).path, known):
             _unknown_path(entry.path, known)
         return entry
-    if isinstance(entry, Layer):
+    if isinstance(entry, LayerSpec):
         if entry.norm is not None and not _is_norm(_norm(entry.norm).path, known):
             _unknown_path(_norm(entry.norm).path, known)
         path = entry.kernel
         if not isinstance(path, str):
-            raise PruningError(f"a Layer names its kernel by a path; found {path!r}")
+            raise PruningError(f"a LayerSpec names its kernel by a path; found {path!r}")
     elif isinstance(entry, str):
         path = entry
     else:
-        raise PruningError(f"a chain holds strings, Layer and Norm; found {entry!r}")
+        raise PruningError(f"a chain holds strings, LayerSpec and Norm; found {entry!r}")
     for candidate in (f"{path}/kernel", path):
         if candidate in leaves:
-            return replace(entry if isinstance(entry, Layer) else Layer(path), kernel=candidate)
+            return replace(
+                entry if isinstance(entry, LayerSpec) else LayerSpec(path), kernel=candidate
+            )
     if isinstance(entry, str) and _is_norm(path, known):
         return Norm(path)
     _unknown_path(path, known)
@@ -268,7 +270,7 @@ def _kernel_shape(name: str, kernel: Any) -> tuple[int, ...]:
     return shape
 
 
-def _check_numbers(name: str, layer: Layer, shape: tuple[int, ...]) -> None:
+def _check_numbers(name: str, layer: LayerSpec, shape: tuple[int, ...]) -> None:
     """Refuse numbers that no layer has, or that no kernel of this shape has."""
     for field in ("strides", "pool", "groups", "flatten"):
         value = getattr(layer, field)
@@ -289,7 +291,7 @@ def _check_numbers(name: str, layer: Layer, shape: tuple[int, ...]) -> None:
             )
 
 
-def _links(names: Sequence[str], declared: Sequence[Layer]) -> list[tuple[str, str]]:
+def _links(names: Sequence[str], declared: Sequence[LayerSpec]) -> list[tuple[str, str]]:
     """Pairs (source, target), in the order of declaration, each once."""
     links: dict[tuple[str, str], None] = {}
     for index, (name, layer) in enumerate(zip(names, declared, strict=True)):
@@ -327,7 +329,7 @@ def _known(value: str, name: str, field: str, names: Sequence[str]) -> str:
 
 
 def _connect(
-    name: str, layer: Layer, sources: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
+    name: str, layer: LayerSpec, sources: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[list[Edge], int]:
     """Infer flatten, groups, sum or concatenation from the shapes: the edges in, and the groups.
 
@@ -365,7 +367,7 @@ def _connect(
 
 
 def _positions_and_groups(
-    layer: Layer, shape: tuple[int, ...], width: int, from_conv: bool
+    layer: LayerSpec, shape: tuple[int, ...], width: int, from_conv: bool
 ) -> tuple[int, int] | None:
     """How a kernel reads ``width`` channels: (flattened positions, groups); None if it cannot."""
     kernel_in = shape[-2]

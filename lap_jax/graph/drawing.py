@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from lap_jax.files import write_atomically
-from lap_jax.graph.layers import IDENTITY, Node
+from lap_jax.graph.layers import IDENTITY, Layer
 from lap_jax.graph.structure import Structure
 
 _WIDTH, _HEIGHT, _GAP, _ROW = 210, 34, 30, 62
@@ -60,7 +60,7 @@ def svg(graph: Structure) -> str:
 
 def _box(graph: Structure, name: str, x: float, y: float) -> str:
     part = graph.parts[name]
-    if isinstance(part, Node):
+    if isinstance(part, Layer):
         lost = any(name in (*barrier.before, *barrier.after) for barrier in graph.barriers)
         fill = "#eee" if name in graph.pinned else "#fde0dc" if lost else "#dbe9f6"
         second = "x".join(map(str, part.shape)) + (f", {part.norm}" if part.norm else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lap_jax.graph import drawing, shortcuts
-from lap_jax.graph.layers import Edge, Node
+from lap_jax.graph.layers import Edge, Layer
 from lap_jax.graph.structure import Structure
 from lap_jax.tables import text_table
 
@@ -60,7 +60,7 @@ class Graph(Structure):
         )
 
 
-def _details(layer: Node) -> str:
+def _details(layer: Layer) -> str:
     parts = [
         f"{field}={value}"
         for field, value in (

@@ -291,7 +291,7 @@ class Barrier:
 
 
 @dataclass(frozen=True)
-class Node:
+class Layer:
     """A layer of a `Graph`: everything about it is known.
 
     Attributes:

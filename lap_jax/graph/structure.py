@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from lap_jax.errors import PruningError
-from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Junction, Node, nearest
+from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Junction, Layer, nearest
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,13 @@ class Structure:
     Hashable, so that it can be a static argument of `jax.jit`.
     """
 
-    layers: tuple[Node, ...]
+    layers: tuple[Layer, ...]
     edges: tuple[Edge, ...]
     junctions: tuple[Junction, ...] = ()
     barriers: tuple[Barrier, ...] = field(default=(), compare=False)
     pinned: frozenset[str] = frozenset()
 
-    def __getitem__(self, name: str) -> Node:
+    def __getitem__(self, name: str) -> Layer:
         for layer in self.layers:
             if layer.name == name:
                 return layer
@@ -36,16 +36,16 @@ class Structure:
         return tuple(layer.name for layer in self.layers)
 
     @property
-    def prunable(self) -> tuple[Node, ...]:
+    def prunable(self) -> tuple[Layer, ...]:
         """Layers that are pruned: each kernel once, without the pinned ones."""
         return tuple(
             layer for layer in self.layers if not layer.tied_to and layer.name not in self.pinned
         )
 
     @functools.cached_property
-    def parts(self) -> dict[str, Node | Junction]:
+    def parts(self) -> dict[str, Layer | Junction]:
         """Layers and junctions by name."""
-        parts: list[Node | Junction] = [*self.layers, *self.junctions]
+        parts: list[Layer | Junction] = [*self.layers, *self.junctions]
         return {part.name: part for part in parts}
 
     @functools.cached_property

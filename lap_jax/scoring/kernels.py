@@ -14,7 +14,7 @@ from jax.sharding import Sharding
 
 from lap_jax.batching import Part, for_each
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import Node
+from lap_jax.graph.layers import Layer
 from lap_jax.meshes import as_laid_out
 
 
@@ -24,7 +24,7 @@ class Layout(NamedTuple):
     Attributes:
       shape: of the kernel, ``(*window, in / groups, out)``.
       groups: feature groups.
-      split, order: as in `Node`.
+      split, order: as in `Layer`.
     """
 
     shape: tuple[int, ...]
@@ -33,12 +33,12 @@ class Layout(NamedTuple):
     order: tuple[int, ...] = ()
 
 
-def layout_of(layer: Node) -> Layout:
+def layout_of(layer: Layer) -> Layout:
     """Return how a layer's kernel lies in its part of a leaf."""
     return Layout(layer.shape, layer.groups, layer.split, layer.order)
 
 
-def part_of(layer: Node, leaf: jax.Array) -> Part:
+def part_of(layer: Layer, leaf: jax.Array) -> Part:
     """Return a layer's part of its leaf, which is not cut out yet."""
     return Part(leaf, tuple(np.int32(index) for index in layer.place))
 
@@ -51,7 +51,7 @@ def read(layout: Layout, part: Part) -> jax.Array:
     return _as_kernel(layout, array)
 
 
-def kernel_of(layer: Node, leaf: Any) -> Any:
+def kernel_of(layer: Layer, leaf: Any) -> Any:
     """Return a layer's part of a leaf, NumPy or JAX, as ``(*window, in / groups, out)``."""
     return _as_kernel(layout_of(layer), leaf[layer.place] if layer.place else leaf)
 
@@ -89,7 +89,7 @@ def leaves_of(
       arrays: by layer name, of the kernels' shapes; a layer that is absent is True.
       shapes, shardings: of the leaves, by path; no sharding leaves it to the compiler.
     """
-    parts: dict[str, dict[tuple[int, ...], Node]] = {}
+    parts: dict[str, dict[tuple[int, ...], Layer]] = {}
     for layer in graph.layers:
         if not layer.tied_to:
             parts.setdefault(layer.path, {})[layer.place] = layer

@@ -30,7 +30,7 @@ from jax import lax
 
 from lap_jax.batching import Part
 from lap_jax.errors import PruningError
-from lap_jax.graph.layers import IDENTITY, Edge, Node
+from lap_jax.graph.layers import IDENTITY, Edge, Layer
 from lap_jax.graph.structure import Structure
 from lap_jax.scoring.kernels import Layout, layout_of, read
 from lap_jax.scoring.norms import add_up, near_largest, power_of_two
@@ -41,14 +41,14 @@ class Branch(NamedTuple):
     """An edge at a layer, the neighbour at its other end (None: identity), and what it brings.
 
     Attributes:
-      edge, node: as above.
+      edge, neighbour: as above.
       gain: of the neighbour's outputs, times the edge's scale, ``[out]`` or ``[1]``; of a next
         layer the edge's scale alone.
       peak: the neighbour's largest ``|w|``; 1 of identity.
     """
 
     edge: Edge
-    node: Node | None
+    neighbour: Layer | None
     gain: jax.Array
     peak: jax.Array
 
@@ -87,12 +87,12 @@ class Correlate(NamedTuple):
 
 
 def around(
-    graph: Structure, layer: Node, gains: Mapping[str, jax.Array], peaks: Mapping[str, jax.Array]
+    graph: Structure, layer: Layer, gains: Mapping[str, jax.Array], peaks: Mapping[str, jax.Array]
 ) -> Around:
     """Return what surrounds a layer; nothing on a side is as good as an identity.
 
     Args:
-      graph: the graph that ``layer`` is a node of.
+      graph: the graph that ``layer`` is a part of.
       layer: the layer to score.
       gains: ``{name: a [out]}`` of every layer that a norm follows.
       peaks: largest ``|w|`` of each layer, of the weights that still count.
@@ -121,20 +121,20 @@ def around(
 
 
 def correlations(
-    layer: Node, around: Around, kernels: Mapping[str, Part], masks: Mapping[str, jax.Array]
+    layer: Layer, around: Around, kernels: Mapping[str, Part], masks: Mapping[str, jax.Array]
 ) -> dict[tuple[str, int], tuple[Correlate, tuple[Any, ...]]]:
     """Return, by side and place, what `correlated` is to be called with for each neighbour."""
     calls: dict[tuple[str, int], tuple[Correlate, tuple[Any, ...]]] = {}
-    for place, (_, node, gain, _) in enumerate(around.sources):
-        if node is not None:
+    for place, (_, neighbour, gain, _) in enumerate(around.sources):
+        if neighbour is not None:
             unit = around.near_in / near_largest(gain)
-            how = _into(node, _step(node, layer), around.reach)
-            calls["source", place] = how, (kernels[node.name], masks.get(node.name), unit)
-    for place, (edge, node, gain, _) in enumerate(around.targets):
-        if node is not None:
-            how = _out_of(edge, node, around.reach)
+            how = _into(neighbour, _step(neighbour, layer), around.reach)
+            calls["source", place] = how, (kernels[neighbour.name], masks.get(neighbour.name), unit)
+    for place, (edge, neighbour, gain, _) in enumerate(around.targets):
+        if neighbour is not None:
+            how = _out_of(edge, neighbour, around.reach)
             unit = around.near_out / gain
-            calls["target", place] = how, (kernels[node.name], masks.get(node.name), unit)
+            calls["target", place] = how, (kernels[neighbour.name], masks.get(neighbour.name), unit)
     return calls
 
 
@@ -184,7 +184,7 @@ def pair_factors(
 
 
 def both_sides(
-    layer: Node, around: Around, found: Mapping[tuple[str, int], jax.Array]
+    layer: Layer, around: Around, found: Mapping[tuple[str, int], jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     """Return ``a_prev**2 * R_in / near_in**2``, ``[in, lags]``, and ``R_out / near_out**2``.
 
@@ -197,18 +197,18 @@ def both_sides(
       found: of `correlated`, by side and place.
     """
     rows = []
-    for place, (edge, node, gain, _) in enumerate(around.sources):
+    for place, (edge, neighbour, gain, _) in enumerate(around.sources):
         top = near_largest(gain)
         square = jnp.square(gain / top)[:, None]
-        if node is None:
+        if neighbour is None:
             rows.append(square * _delta(layer.in_size, around.reach, around.near_in / top))
         else:
             lags = square * found["source", place]
             rows.append(edge.to_target(lags, layer.in_size)[0])
     incoming = sum(rows[1:], rows[0])
     rows = []
-    for place, (edge, node, gain, _) in enumerate(around.targets):
-        if node is None:
+    for place, (edge, neighbour, gain, _) in enumerate(around.targets):
+        if neighbour is None:
             rows.append(_delta(layer.out_size, around.reach, around.near_out / gain))
         else:
             once = replace(edge, positions=1)  # the positions of a flatten are in the lags
@@ -216,26 +216,30 @@ def both_sides(
     return incoming, sum(rows[1:], rows[0])
 
 
-def _into(node: Node, step: int, reach: Sequence[int] | None) -> Correlate:
+def _into(neighbour: Layer, step: int, reach: Sequence[int] | None) -> Correlate:
     """Return how ``R_in`` is found for what follows a layer; without ``reach``: all lags."""
     if reach is None:
-        reach = [(size - 1) // step for size in node.shape[:-2] or (1,)]
-    window = node.shape[:-2] or (1,) * len(reach)
-    return Correlate(layout_of(node), step, tuple(reach), (*window, *node.shape[-2:]), -2)
+        reach = [(size - 1) // step for size in neighbour.shape[:-2] or (1,)]
+    window = neighbour.shape[:-2] or (1,) * len(reach)
+    return Correlate(layout_of(neighbour), step, tuple(reach), (*window, *neighbour.shape[-2:]), -2)
 
 
-def _out_of(edge: Edge, node: Node, reach: Sequence[int] | None) -> Correlate:
+def _out_of(edge: Edge, neighbour: Layer, reach: Sequence[int] | None) -> Correlate:
     """Return how ``R_out`` is found for what comes before a layer; without ``reach``: all lags."""
     if reach is None:
-        reach = [size - 1 for size in _window(edge, node, 2)]
+        reach = [size - 1 for size in _window(edge, neighbour, 2)]
     # For lag zero alone the map may have any shape.
-    window = _window(edge, node, len(reach)) if any(reach) else (-1, *(1,) * (len(reach) - 1))
-    channels = (node.shape[-2] // edge.positions, node.groups, node.out_size // node.groups)
-    return Correlate(layout_of(node), 1, tuple(reach), (*window, *channels), -1)
+    window = _window(edge, neighbour, len(reach)) if any(reach) else (-1, *(1,) * (len(reach) - 1))
+    channels = (
+        neighbour.shape[-2] // edge.positions,
+        neighbour.groups,
+        neighbour.out_size // neighbour.groups,
+    )
+    return Correlate(layout_of(neighbour), 1, tuple(reach), (*window, *channels), -1)
 
 
 def in_lags(
-    layer: Node, kernel: jax.Array, mask: jax.Array | None = None,
+    layer: Layer, kernel: jax.Array, mask: jax.Array | None = None,
     near: jax.Array | float = 1.0, step: int = 1, reach: Sequence[int] | None = None,
 ) -> jax.Array:  # fmt: skip
     """Return ``R_in`` for what follows ``layer``: per output channel.
@@ -258,7 +262,7 @@ def in_lags(
 
 
 def out_lags(
-    edge: Edge, layer: Node, kernel: jax.Array, mask: jax.Array | None = None,
+    edge: Edge, layer: Layer, kernel: jax.Array, mask: jax.Array | None = None,
     near: jax.Array | float = 1.0, reach: Sequence[int] | None = None,
 ) -> jax.Array:  # fmt: skip
     """Return ``R_out`` for what comes before ``layer``: per input channel.
@@ -300,7 +304,7 @@ def _check(graph: Structure, edge: Edge) -> None:
         )
 
 
-def _window(edge: Edge, layer: Node, axes: int) -> tuple[int, ...]:
+def _window(edge: Edge, layer: Layer, axes: int) -> tuple[int, ...]:
     """Return the window of the next layer; after a flatten, the map, with so many axes."""
     if edge.positions == 1:
         return layer.shape[:-2] or (1,) * axes
@@ -313,19 +317,21 @@ def _window(edge: Edge, layer: Node, axes: int) -> tuple[int, ...]:
     return (side,) * axes
 
 
-def _step(source: Node, layer: Node) -> int:
+def _step(source: Layer, layer: Layer) -> int:
     """Return how far apart neighbours in the map after ``layer`` lie in that before ``source``."""
     return source.strides * source.pool * layer.strides * layer.pool
 
 
-def _reach(layer: Node, sources: Sequence[Branch], targets: Sequence[Branch]) -> tuple[int, ...]:
+def _reach(layer: Layer, sources: Sequence[Branch], targets: Sequence[Branch]) -> tuple[int, ...]:
     """Return the largest lag that both sides have, per axis (of at least one axis).
 
     Raises:
       PruningError: if the layers' windows differ in their number of axes.
     """
-    nodes = [layer, *(branch.node for branch in (*sources, *targets) if branch.node)]
-    convs = {len(node.shape) - 2: node.name for node in nodes if node.is_conv}
+    around_it = [layer, *(branch.neighbour for branch in (*sources, *targets) if branch.neighbour)]
+    convs = {
+        len(neighbour.shape) - 2: neighbour.name for neighbour in around_it if neighbour.is_conv
+    }
     if len(convs) > 1:
         raise PruningError(
             f"layers {' and '.join(map(repr, convs.values()))} have windows of "
@@ -334,15 +340,15 @@ def _reach(layer: Node, sources: Sequence[Branch], targets: Sequence[Branch]) ->
         )
     axes = max(convs, default=1)
     before = [0] * axes
-    for edge, node, *_ in sources:
-        if node and node.is_conv and edge.positions == 1:
-            sizes = zip(before, node.shape[:-2], strict=True)
-            before = [max(far, (size - 1) // _step(node, layer)) for far, size in sizes]
+    for edge, neighbour, *_ in sources:
+        if neighbour and neighbour.is_conv and edge.positions == 1:
+            sizes = zip(before, neighbour.shape[:-2], strict=True)
+            before = [max(far, (size - 1) // _step(neighbour, layer)) for far, size in sizes]
     after = [0] * axes
     if any(before):
-        for edge, node, *_ in targets:
-            if node:
-                sizes = zip(after, _window(edge, node, axes), strict=True)
+        for edge, neighbour, *_ in targets:
+            if neighbour:
+                sizes = zip(after, _window(edge, neighbour, axes), strict=True)
                 after = [max(far, size - 1) for far, size in sizes]
     return tuple(map(min, before, after))
 

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import IDENTITY, Edge, Junction, Node
+from lap_jax.graph.layers import IDENTITY, Edge, Junction, Layer
 from lap_jax.scoring.norms import euclidean
 from lap_jax.scoring.scores import Sides, widen
 
@@ -84,7 +84,7 @@ class _Found(NamedTuple):
     layers: frozenset[str] = frozenset()
 
 
-def sides(known: Propagation, layer: Node, direction: str, horizon: int | str) -> Sides:
+def sides(known: Propagation, layer: Layer, direction: str, horizon: int | str) -> Sides:
     """Return what the neighbours of a layer make of its weights.
 
         input[j]**2  = sum over the layers before of a_prev[j]**2 * ||W_prev[j, :]||**2
@@ -187,7 +187,7 @@ def _after(known: Propagation, name: str, horizon: int | str) -> _Found:
 def _input_norms(known: Propagation, edge: Edge, horizon: int | str) -> _Found:
     """Return what the target of an edge makes of each of its inputs, ``[in]``."""
     name, part = edge.target, known.graph.parts[edge.target]
-    if isinstance(part, Node):
+    if isinstance(part, Layer):
         if horizon == 1:
             return _Found(known.flows[name][0], frozenset([name]))
         made = _after(known, name, _less(horizon))
@@ -238,7 +238,7 @@ def _scaled(edge: Edge, values: jax.Array) -> jax.Array:
     return values if edge.scale == 1 else values * edge.scale
 
 
-def _meet(part: Node | Junction | None, rows: list[jax.Array], size: int) -> jax.Array:
+def _meet(part: Layer | Junction | None, rows: list[jax.Array], size: int) -> jax.Array:
     if not rows:
         return jnp.ones(size, jnp.float32)
     if isinstance(part, Junction) and part.kind == "product":

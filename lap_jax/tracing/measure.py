@@ -12,7 +12,7 @@ from jax.extend.core import JaxprEqn
 
 from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import IDENTITY, Node
+from lap_jax.graph.layers import IDENTITY, Layer
 from lap_jax.scoring.norms import add_up
 from lap_jax.scoring.propagation import Measured
 from lap_jax.scoring.scores import widen
@@ -224,7 +224,7 @@ def _by_channel(values: jax.Array, ids: np.ndarray, size: int) -> jax.Array:
     return jnp.zeros(size, values.dtype).at[thin.ravel()].add(values.reshape(-1))
 
 
-def _active(graph: Graph, layer: Node, share: dict[str, jax.Array]) -> jax.Array:
+def _active(graph: Graph, layer: Layer, share: dict[str, jax.Array]) -> jax.Array:
     """Return how much of what each output passes on is not zero, where its readers meet it."""
     total, count = np.zeros(layer.out_size), np.zeros(layer.out_size)
     for edge in graph.out_of(layer.name):

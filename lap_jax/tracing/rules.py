@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn
 
-from lap_jax.graph.layers import IDENTITY, Index, Node
+from lap_jax.graph.layers import IDENTITY, Index, Layer
 from lap_jax.tracing import channels, views
 from lap_jax.tracing.channels import NONE, Act, Loss, Route
 from lap_jax.tracing.interpreter import Reader, loop_of, where
@@ -51,7 +51,7 @@ class Draft:
 
     shapes: dict[str, tuple[int, ...]]
     kernels: frozenset[str]
-    nodes: dict[str, Node] = field(default_factory=dict)
+    nodes: dict[str, Layer] = field(default_factory=dict)
     uses: dict[tuple[Any, ...], str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
@@ -917,7 +917,7 @@ def _layer(
                   if (n.path, n.place) == (view.leaf, place)), "")  # fmt: skip
     if name in draft.nodes:
         name = f"{name} (read {sum(n.path == view.leaf for n in draft.nodes.values()) + 1})"
-    draft.nodes[name] = Node(
+    draft.nodes[name] = Layer(
         name, view.leaf, shape, groups, (), strides, 1, place,
         () if standard else split, () if standard else permutation, reads,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from lap_jax import (
     IDENTITY,
     Graph,
-    Layer,
+    LayerSpec,
     Norm,
     chain,
     lookahead_masks,
@@ -37,13 +37,13 @@ def links(graph: Graph, name: str) -> tuple[list[str], list[str]]:
 def test_an_mlp_is_one_line() -> None:
     params = oracle.dense_tree(np.random.default_rng(0), [5, 7, 6, 4])
     graph = chain(params, ["Dense_0", "Dense_1", "Dense_2"])
-    assert [node.name for node in graph.layers] == ["Dense_0", "Dense_1", "Dense_2"]
-    assert [node.path for node in graph.layers] == [f"Dense_{i}/kernel" for i in range(3)]
-    assert [node.shape for node in graph.layers] == [(5, 7), (7, 6), (6, 4)]
-    assert [node.in_size for node in graph.layers] == [5, 7, 6]
-    assert [node.out_size for node in graph.layers] == [7, 6, 4]
-    assert all(node.factors == () for node in graph.layers)
-    assert all(node.groups == 1 for node in graph.layers)
+    assert [layer.name for layer in graph.layers] == ["Dense_0", "Dense_1", "Dense_2"]
+    assert [layer.path for layer in graph.layers] == [f"Dense_{i}/kernel" for i in range(3)]
+    assert [layer.shape for layer in graph.layers] == [(5, 7), (7, 6), (6, 4)]
+    assert [layer.in_size for layer in graph.layers] == [5, 7, 6]
+    assert [layer.out_size for layer in graph.layers] == [7, 6, 4]
+    assert all(layer.factors == () for layer in graph.layers)
+    assert all(layer.groups == 1 for layer in graph.layers)
     assert links(graph, "Dense_0") == ([], ["Dense_1"])
     assert links(graph, "Dense_1") == (["Dense_0"], ["Dense_2"])
     assert links(graph, "Dense_2") == (["Dense_1"], [])
@@ -66,8 +66,8 @@ def test_a_string_after_a_layer_may_be_its_norm() -> None:
     norms, stats = oracle.norm_trees(np.random.default_rng(0), [4, 6])
     names = ["Conv_0", "BatchNorm_0", "Conv_1", "BatchNorm_1", "Dense_0"]
     graph = chain(params | norms, names, stats)
-    assert [node.name for node in graph.layers] == ["Conv_0", "Conv_1", "Dense_0"]
-    assert [node.factors for node in graph.layers] == [
+    assert [layer.name for layer in graph.layers] == ["Conv_0", "Conv_1", "Dense_0"]
+    assert [layer.factors for layer in graph.layers] == [
         Norm("BatchNorm_0").factors,
         Norm("BatchNorm_1").factors,
         (),
@@ -75,8 +75,8 @@ def test_a_string_after_a_layer_may_be_its_norm() -> None:
     named = chain(
         params | norms,
         [
-            Layer("Conv_0", norm="BatchNorm_0"),
-            Layer("Conv_1/kernel", norm=Norm("BatchNorm_1", epsilon=1e-5)),
+            LayerSpec("Conv_0", norm="BatchNorm_0"),
+            LayerSpec("Conv_1/kernel", norm=Norm("BatchNorm_1", epsilon=1e-5)),
             "Dense_0",
         ],
         stats,
@@ -94,9 +94,9 @@ def test_a_norm_without_parameters_is_found_in_the_statistics() -> None:
 def test_groups_come_from_the_shapes() -> None:
     params = tree(a=(1, 1, 3, 8), b=(3, 3, 1, 8), c=(3, 3, 4, 6), d=(3, 3, 6, 5))
     graph = chain(params, ["a", "b", "c", "d"])
-    assert [node.groups for node in graph.layers] == [1, 8, 2, 1]
-    assert [node.in_size for node in graph.layers] == [3, 8, 8, 6]
-    assert [node.out_size for node in graph.layers] == [8, 8, 6, 5]
+    assert [layer.groups for layer in graph.layers] == [1, 8, 2, 1]
+    assert [layer.in_size for layer in graph.layers] == [3, 8, 8, 6]
+    assert [layer.out_size for layer in graph.layers] == [8, 8, 6, 5]
 
 
 def test_a_flatten_comes_from_the_shapes() -> None:
@@ -126,11 +126,11 @@ def test_layers_of_equal_size_are_summed_and_others_concatenated() -> None:
         params,
         [
             "a",
-            Layer("b", previous=()),
-            Layer("c", previous=()),
-            Layer("sum", previous=("a", "b")),
-            Layer("concat", previous=("b", "c")),
-            Layer("dense_net", previous=("a", "b", "c")),
+            LayerSpec("b", previous=()),
+            LayerSpec("c", previous=()),
+            LayerSpec("sum", previous=("a", "b")),
+            LayerSpec("concat", previous=("b", "c")),
+            LayerSpec("dense_net", previous=("a", "b", "c")),
         ],
     )
     assert [edge.offset for edge in graph.into("sum")] == [0, 0]
@@ -143,7 +143,7 @@ def test_the_identity_may_be_a_neighbour() -> None:
     params = tree(a=(3, 4), b=(4, 4), c=(4, 2))
     graph = chain(
         params,
-        [Layer("a", next=("b", IDENTITY)), "b", Layer("c", previous=("b", IDENTITY))],
+        [LayerSpec("a", next=("b", IDENTITY)), "b", LayerSpec("c", previous=("b", IDENTITY))],
     )
     assert sorted(links(graph, "a")[1]) == sorted(["b", IDENTITY])
     assert sorted(links(graph, "c")[0]) == sorted(["b", IDENTITY])
@@ -151,8 +151,8 @@ def test_the_identity_may_be_a_neighbour() -> None:
 
 def test_one_neighbour_needs_no_tuple() -> None:
     params = tree(a=(3, 4), b=(4, 4), c=(4, 2))
-    one = chain(params, ["a", "b", Layer("c", previous="a")])
-    two = chain(params, ["a", "b", Layer("c", previous=["a"])])
+    one = chain(params, ["a", "b", LayerSpec("c", previous="a")])
+    two = chain(params, ["a", "b", LayerSpec("c", previous=["a"])])
     assert one == two
     assert links(one, "a")[1] == ["b", "c"]
     assert links(one, "b")[1] == []
@@ -198,8 +198,8 @@ def test_only_shapes_are_read(kind: str) -> None:
 def test_strides_and_pools_are_kept_and_change_no_score() -> None:
     params = tree(a=(3, 3, 2, 4), b=(3, 3, 4, 6), c=(24, 3))
     plain = chain(params, ["a", "b", "c"])
-    rich = chain(params, [Layer("a", strides=2), Layer("b", pool=2), "c"])
-    assert [(node.strides, node.pool) for node in rich.layers] == [(2, 1), (1, 2), (1, 1)]
+    rich = chain(params, [LayerSpec("a", strides=2), LayerSpec("b", pool=2), "c"])
+    assert [(layer.strides, layer.pool) for layer in rich.layers] == [(2, 1), (1, 2), (1, 1)]
     one, two = (lookahead_masks(params, graph, 0.6) for graph in (plain, rich))
     assert jax.tree.all(jax.tree.map(lambda a, b: jnp.array_equal(a, b), one, two))
 

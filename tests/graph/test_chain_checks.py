@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from lap_jax import (
-    Layer,
+    LayerSpec,
     Norm,
     PruningError,
     chain,
@@ -72,9 +72,9 @@ def test_unknown_norm() -> None:
 
 def test_unknown_neighbours() -> None:
     with raises("'Dense_2'", "Dense_7"):
-        chain(net(), ["Dense_0", "Dense_1", Layer("Dense_2", previous="Dense_7")])
+        chain(net(), ["Dense_0", "Dense_1", LayerSpec("Dense_2", previous="Dense_7")])
     with raises("'Dense_0'", "Dense_8"):
-        chain(net(), [Layer("Dense_0", next=("Dense_1", "Dense_8")), "Dense_1", "Dense_2"])
+        chain(net(), [LayerSpec("Dense_0", next=("Dense_1", "Dense_8")), "Dense_1", "Dense_2"])
 
 
 @pytest.mark.parametrize("again", ["Dense_0", "Dense_0/kernel"])
@@ -105,15 +105,15 @@ def test_groups_that_do_not_fit() -> None:
         "a": {"kernel": np.ones((3, 3, 2, 4), np.float32)},
         "b": {"kernel": np.ones((3, 3, 2, 6), np.float32)},
     }
-    assert chain(params, ["a", Layer("b", groups=2)]).layers[1].groups == 2
+    assert chain(params, ["a", LayerSpec("b", groups=2)]).layers[1].groups == 2
     with raises("'b'", "groups"):
-        chain(params, ["a", Layer("b", groups=4)])
+        chain(params, ["a", LayerSpec("b", groups=4)])
 
 
 def test_several_previous_that_neither_add_nor_join() -> None:
     params = net() | {"Dense_3": {"kernel": np.ones((9, 2), np.float32)}}
     with raises("'Dense_3'", "(9, 2)"):
-        chain(params, [*NAMES, Layer("Dense_3", previous=("Dense_1", "Dense_2"))])
+        chain(params, [*NAMES, LayerSpec("Dense_3", previous=("Dense_1", "Dense_2"))])
 
 
 def test_norm_of_another_size() -> None:
@@ -157,29 +157,31 @@ NOT_WHOLE = [0, -1, 1.5, True, "2", (2, 2), float("nan")]
 def test_numbers_of_a_layer_are_whole_and_positive(field: str, bad: Any) -> None:
     name = "dense" if field == "flatten" else "conv"
     layers: list[Any] = ["conv", "dense", "last"]
-    layers[layers.index(name)] = Layer(name, **{field: bad})
+    layers[layers.index(name)] = LayerSpec(name, **{field: bad})
     with raises(f"layer {name!r} has {field}={bad!r}", "whole number of 1 or more"):
         chain(NETWORK, layers)
 
 
 def test_numbers_of_a_layer_may_be_numpys() -> None:
-    graph = chain(NETWORK, [Layer("conv", strides=np.int64(2)), Layer("dense", flatten=np.int8(4))])  # type: ignore[arg-type]
-    assert graph == chain(NETWORK, [Layer("conv", strides=2), "dense"])
+    graph = chain(
+        NETWORK, [LayerSpec("conv", strides=np.int64(2)), LayerSpec("dense", flatten=np.int8(4))]
+    )  # type: ignore[arg-type]
+    assert graph == chain(NETWORK, [LayerSpec("conv", strides=2), "dense"])
 
 
 def test_a_dense_layer_has_no_groups_and_no_strides() -> None:
     params = tree(a=(3, 4), b=(4, 6))
     for field in ("groups", "strides"):
         with raises("'b'", f"{field}=2", "(4, 6)", "dense", f"leave {field} out"):
-            chain(params, ["a", Layer("b", **{field: 2})])  # type: ignore[arg-type]
-        assert chain(params, ["a", Layer("b", **{field: 1})]) == chain(params, ["a", "b"])  # type: ignore[arg-type]
+            chain(params, ["a", LayerSpec("b", **{field: 2})])  # type: ignore[arg-type]
+        assert chain(params, ["a", LayerSpec("b", **{field: 1})]) == chain(params, ["a", "b"])  # type: ignore[arg-type]
 
 
 def test_a_flatten_comes_before_a_dense_layer() -> None:
     params = tree(a=(3, 3, 2, 4), b=(3, 3, 4, 6))
     with raises("'b'", "flatten=2", "(3, 3, 4, 6)", "convolution", "leave flatten out"):
-        chain(params, ["a", Layer("b", flatten=2)])
-    assert chain(params, ["a", Layer("b", flatten=1)]) == chain(params, ["a", "b"])
+        chain(params, ["a", LayerSpec("b", flatten=2)])
+    assert chain(params, ["a", LayerSpec("b", flatten=1)]) == chain(params, ["a", "b"])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), -1e-5, "1e-5", None])
@@ -187,7 +189,7 @@ def test_a_flatten_comes_before_a_dense_layer() -> None:
 def test_epsilons_are_finite_and_not_negative(bad: Any, statistics: bool) -> None:
     norms, stats = oracle.norm_trees(np.random.default_rng(0), [7])
     norm = Norm("BatchNorm_0", bad, statistics)
-    both: list[list[Any]] = [["Dense_0", norm], [Layer("Dense_0", norm=norm)]]
+    both: list[list[Any]] = [["Dense_0", norm], [LayerSpec("Dense_0", norm=norm)]]
     for declared in both:
         with raises("norm 'BatchNorm_0' after layer 'Dense_0'", f"epsilon {bad!r}", "0 or more"):
             chain(net() | norms, declared, stats)
@@ -204,12 +206,12 @@ def test_an_epsilon_may_be_zero() -> None:
 @pytest.mark.parametrize(
     ("entry", "parts"),
     [
-        (5, ("strings, Layer and Norm", "5")),
-        (Layer(5), ("kernel", "5")),  # type: ignore[arg-type]
-        (Layer("Dense_0", norm=5), ("norm", "5")),  # type: ignore[arg-type]
+        (5, ("strings, LayerSpec and Norm", "5")),
+        (LayerSpec(5), ("kernel", "5")),  # type: ignore[arg-type]
+        (LayerSpec("Dense_0", norm=5), ("norm", "5")),  # type: ignore[arg-type]
         (Norm(5), ("norm", "5")),  # type: ignore[arg-type]
-        (Layer("Dense_0", next=5), ("'Dense_0'", "next=5")),  # type: ignore[arg-type]
-        (Layer("Dense_0", previous=(5,)), ("'Dense_0'", "previous=(5,)")),  # type: ignore[arg-type]
+        (LayerSpec("Dense_0", next=5), ("'Dense_0'", "next=5")),  # type: ignore[arg-type]
+        (LayerSpec("Dense_0", previous=(5,)), ("'Dense_0'", "previous=(5,)")),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_no_declaration(entry: Any, parts: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lap_jax import IDENTITY, Edge, Graph, Node, Norm
+from lap_jax import IDENTITY, Edge, Graph, Layer, Norm
 from lap_jax.graph.drawing import svg
 from lap_jax.graph.layers import Barrier, Factor, Junction
 
@@ -17,11 +17,11 @@ EDGES = (
 
 
 def graph() -> Graph:
-    first = Node("a", "a/kernel", (3, 3, 2, 4), factors=Norm("n").factors)
-    second = Node("b", "b/kernel", (4, 2))
+    first = Layer("a", "a/kernel", (3, 3, 2, 4), factors=Norm("n").factors)
+    second = Layer("b", "b/kernel", (4, 2))
     lost = Barrier("sort", "", ("c",), (), "it mixes channels")
     junction = Junction("sum 0", 4, factors=(Factor("gamma"),))
-    third = Node("c", "c/kernel", (4, 2))
+    third = Layer("c", "c/kernel", (4, 2))
     return Graph((first, second, third), EDGES, (junction,), (lost,)).pin("b")
 
 
@@ -59,7 +59,7 @@ def test_a_loop_can_be_drawn() -> None:
 
 def test_names_are_escaped_and_cut_short() -> None:
     name = "<block & " + "x" * 40
-    only = Graph((Node(name, "k", (2, 2)),), ())
+    only = Graph((Layer(name, "k", (2, 2)),), ())
     tree = ElementTree.fromstring(svg(only))
     assert [node.text for node in tree.iter(f"{SPACE}title")] == [f"{name}: 2x2"]
     first = next(tree.iter(f"{SPACE}text")).text

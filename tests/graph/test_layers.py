@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lap_jax import Edge, Norm
-from lap_jax.graph.layers import Factor, Index, Junction, Node
+from lap_jax.graph.layers import Factor, Index, Junction, Layer
 
 
 @st.composite
@@ -146,9 +146,9 @@ def test_an_index_compares_by_value_and_cannot_be_written() -> None:
 
 
 def test_sizes_of_layers_and_junctions() -> None:
-    conv = Node("a", "a/kernel", (3, 3, 2, 8), groups=4)
+    conv = Layer("a", "a/kernel", (3, 3, 2, 8), groups=4)
     assert (conv.in_size, conv.out_size, conv.size, conv.is_conv) == (8, 8, 144, True)
-    dense = Node("b", "b/kernel", (5, 7))
+    dense = Layer("b", "b/kernel", (5, 7))
     assert (dense.in_size, dense.out_size, dense.size, dense.is_conv) == (5, 7, 35, False)
     junction = Junction("sum 0", 6)
     assert (junction.in_size, junction.out_size) == (6, 6)

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from lap_jax import IDENTITY, Edge, Graph, Node, Norm, PruningError
+from lap_jax import IDENTITY, Edge, Graph, Layer, Norm, PruningError
 from lap_jax.graph.layers import Factor, Index, Junction
 from lap_jax.graph.shortcuts import direct, fold_norms
 
 
-def layers(**sizes: tuple[int, int]) -> tuple[Node, ...]:
-    return tuple(Node(name, f"{name}/kernel", shape) for name, shape in sizes.items())
+def layers(**sizes: tuple[int, int]) -> tuple[Layer, ...]:
+    return tuple(Layer(name, f"{name}/kernel", shape) for name, shape in sizes.items())
 
 
 def arrows(graph: Graph) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lap_jax import IDENTITY, Edge, Graph, Node, PruningError
+from lap_jax import IDENTITY, Edge, Graph, Layer, PruningError
 from lap_jax.graph.layers import Barrier, Index, Junction
 
 PLAIN = (Edge("a", "sum 0"), Edge("b", "sum 0"), Edge("sum 0", "head"))
@@ -14,7 +14,7 @@ PLAIN = (Edge("a", "sum 0"), Edge("b", "sum 0"), Edge("sum 0", "head"))
 def graph(*edges: Edge) -> Graph:
     """Two layers that a sum adds, before a head."""
     shapes = {"a": (3, 4), "b": (3, 4), "head": (4, 2)}
-    layers = tuple(Node(name, f"{name}/kernel", shape) for name, shape in shapes.items())
+    layers = tuple(Layer(name, f"{name}/kernel", shape) for name, shape in shapes.items())
     return Graph(layers, edges or PLAIN, (Junction("sum 0", 4),))
 
 
@@ -44,7 +44,7 @@ def test_graphs_compare_and_hash_by_value_but_for_barriers() -> None:
 
 
 def test_pinned_and_tied_layers_are_not_pruned() -> None:
-    tied = Node("head", "a/kernel", (4, 3), split=(3, 4), order=(1, 0), tied_to="a")
+    tied = Layer("head", "a/kernel", (4, 3), split=(3, 4), order=(1, 0), tied_to="a")
     layers = (*graph().layers[:2], tied)
     found = Graph(layers, PLAIN, graph().junctions)
     assert [layer.name for layer in found.prunable] == ["a", "b"]

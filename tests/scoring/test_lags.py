@@ -17,7 +17,7 @@ import pytest
 
 from lap_jax import PruningError
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import IDENTITY, Edge, Index, Node
+from lap_jax.graph.layers import IDENTITY, Edge, Index, Layer
 from lap_jax.scoring.lags import in_lags, out_lags, pair_factors
 
 Array = np.ndarray[Any, Any]
@@ -58,7 +58,7 @@ def network(case: Case, seed: int = 0) -> tuple[Graph, dict[str, Array]]:
     """A chain of layers a, b, c."""
     rng = np.random.default_rng(seed)
     nodes = tuple(
-        Node(name, name, shape, groups, strides=stride, pool=pool)
+        Layer(name, name, shape, groups, strides=stride, pool=pool)
         for name, shape, groups, stride, pool in zip(
             "abc", case.shapes, case.groups, case.strides, case.pools, strict=True
         )
@@ -67,7 +67,7 @@ def network(case: Case, seed: int = 0) -> tuple[Graph, dict[str, Array]]:
     return Graph(nodes, (Edge("a", "b"), Edge("b", "c"))), kernels
 
 
-def circulant(node: Node, kernel: Array, size: int) -> Array:
+def circulant(node: Layer, kernel: Array, size: int) -> Array:
     """`[*positions, out, *positions, in]` of a circular convolution and the pooling after it."""
     *window, fan_in, outputs = kernel.shape
     axes, per_group = len(window), outputs // node.groups
@@ -104,7 +104,7 @@ def brute(graph: Graph, kernels: dict[str, Array], gains: dict[str, Array] | Non
     return changes(b, first, last, small) / np.sqrt(outputs / c.out_size)
 
 
-def changes(b: Node, first: Array, last: Array, small: int, side: int = 0) -> Array:
+def changes(b: Layer, first: Array, last: Array, small: int, side: int = 0) -> Array:
     """`||J_last E J_first||` for a matrix E that holds one weight of one at every position.
 
     Args:
@@ -197,8 +197,8 @@ def test_gains_multiply_channels() -> None:
 @pytest.mark.parametrize("pool", [1, 2])
 def test_a_flattened_map_has_lags_over_its_positions(pool: int) -> None:
     rng, side, size = np.random.default_rng(1), 3, 12
-    a, b = Node("a", "a", (3, 3, 2, 3)), Node("b", "b", (3, 3, 3, 2), pool=pool)
-    c = Node("c", "c", (side * side * 5, 4))
+    a, b = Layer("a", "a", (3, 3, 2, 3)), Layer("b", "b", (3, 3, 3, 2), pool=pool)
+    c = Layer("c", "c", (side * side * 5, 4))
     edges = (Edge("a", "b"), Edge("b", "c", positions=side * side, offset=3))
     graph = Graph((a, b, c), edges)
     kernels = {node.name: rng.standard_normal(node.shape) for node in graph.layers}
@@ -246,14 +246,14 @@ def test_it_is_eq5_where_there_are_no_lags(case: Case) -> None:
 
 
 def test_without_neighbours_all_weights_count_the_same() -> None:
-    node = Node("b", "b", (3, 3, 2, 4))
+    node = Layer("b", "b", (3, 3, 2, 4))
     found = factors(Graph((node,), ()), {}, gains={"b": [1, 2, 3, 4]})
     np.testing.assert_array_equal(found, np.broadcast_to([1, 2, 3, 4], (2, 4)))
 
 
 def test_a_dense_layer_after_a_flatten_repeats_its_channels() -> None:
     shapes = [(3, 3, 2, 3), (18, 2), (2, 4)]
-    nodes = tuple(Node(name, name, shape) for name, shape in zip("abc", shapes, strict=True))
+    nodes = tuple(Layer(name, name, shape) for name, shape in zip("abc", shapes, strict=True))
     graph = Graph(nodes, (Edge("a", "b", positions=6), Edge("b", "c")))
     _, kernels = network(Case(shapes))
     wanted = np.tile(eq5(graph, kernels), (6, 1))
@@ -265,11 +265,11 @@ def test_branches_add_up(scale: float) -> None:
     """Two previous layers of other strides and an identity; two next layers and an identity."""
     rng = np.random.default_rng(2)
     a, b, c = network(Case(THREE))[0].layers
-    d, e = Node("d", "d", (4, 4, 2, 3), strides=2), Node("e", "e", (1, 1, 2, 5))
+    d, e = Layer("d", "d", (4, 4, 2, 3), strides=2), Layer("e", "e", (1, 1, 2, 5))
     kernels = {node.name: scale * rng.standard_normal(node.shape) for node in (a, c, d, e)}
     edges = [Edge("a", "b"), Edge("d", "b", scale=0.5), Edge(IDENTITY, "b")]
     edges += [Edge("b", "c"), Edge("b", "e", scale=3.0), Edge("b", IDENTITY)]
-    one = {"a": Node("a", "a", (1, 1, 3, 3)), "c": Node("c", "c", (1, 1, 2, 2))}
+    one = {"a": Layer("a", "a", (1, 1, 3, 3)), "c": Layer("c", "c", (1, 1, 2, 2))}
     total = np.zeros((3, 2))
     for first, last in itertools.product((a, d, None), (c, e, None)):
         pair = {
@@ -287,15 +287,15 @@ def test_branches_add_up(scale: float) -> None:
 def test_concatenated_channels_keep_their_place() -> None:
     """a (3 channels) and d (2) side by side into b; b at offset 1 of c's five inputs."""
     rng = np.random.default_rng(3)
-    a, d = Node("a", "a", (3, 3, 2, 3)), Node("d", "d", (2, 2, 2, 2))
-    b, c = Node("b", "b", (3, 3, 5, 2)), Node("c", "c", (3, 3, 5, 3))
+    a, d = Layer("a", "a", (3, 3, 2, 3)), Layer("d", "d", (2, 2, 2, 2))
+    b, c = Layer("b", "b", (3, 3, 5, 2)), Layer("c", "c", (3, 3, 5, 3))
     kernels = {node.name: rng.standard_normal(node.shape) for node in (a, b, c, d)}
     edges = (Edge("a", "b"), Edge("d", "b", offset=3), Edge("b", "c", offset=1))
     found = factors(Graph((a, b, c, d), edges), kernels)
     joined = np.zeros((3, 3, 2, 5))
     joined[..., :3], joined[:2, :2, :, 3:] = kernels["a"], kernels["d"]
     parts = {"a": joined, "c": kernels["c"][:, :, 1:3]}
-    nodes = (Node("a", "a", (3, 3, 2, 5)), b, Node("c", "c", (3, 3, 2, 3)))
+    nodes = (Layer("a", "a", (3, 3, 2, 5)), b, Layer("c", "c", (3, 3, 2, 3)))
     np.testing.assert_allclose(found, brute(Graph(nodes, ()), parts)[0, 0], rtol=1e-5)
 
 
@@ -377,14 +377,14 @@ def test_junctions_are_refused() -> None:
 
 
 def test_a_map_that_is_not_square_is_refused_where_it_matters() -> None:
-    a, b, c = Node("a", "a", (3, 3, 2, 3)), Node("b", "b", (3, 3, 3, 2)), Node("c", "c", (12, 4))
+    a, b, c = Layer("a", "a", (3, 3, 2, 3)), Layer("b", "b", (3, 3, 3, 2)), Layer("c", "c", (12, 4))
     edges = (Edge("a", "b"), Edge("b", "c", positions=6))
     _, kernels = network(Case([a.shape, b.shape, c.shape]))
     with raises("'c' reads 6 positions of 'b'", "use lags=False"):
         factors(Graph((a, b, c), edges), kernels)
     with raises("'c' reads 6 positions"):
         out_lags(edges[1], c, jnp.asarray(kernels["c"]))
-    pooled = Node("b", "b", b.shape, pool=3)  # No lag but zero is left.
+    pooled = Layer("b", "b", b.shape, pool=3)  # No lag but zero is left.
     found = factors(Graph((a, pooled, c), edges), kernels)
     after = np.sqrt(np.square(kernels["c"]).reshape(6, 2, 4).sum((0, 2)))
     before = np.sqrt(np.square(kernels["a"]).sum((0, 1, 2)))

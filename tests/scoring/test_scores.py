@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from lap_jax import IDENTITY, Layer, Method, Norm, PruningError, chain, lookahead_scores
-from lap_jax.graph.layers import Factor, Index, Junction, Node
+from lap_jax import IDENTITY, LayerSpec, Method, Norm, PruningError, chain, lookahead_scores
+from lap_jax.graph.layers import Factor, Index, Junction, Layer
 from lap_jax.scoring.scores import gain
 from tests import oracle
 
@@ -113,7 +113,8 @@ def test_conv_scores_are_the_frobenius_change(case: str, normed: bool) -> None:
     params = conv_tree(rng, shapes)
     names = list(params)
     declared: list[Any] = [
-        Layer(name, groups=n, strides=s) for name, n, s in zip(names, groups, strides, strict=True)
+        LayerSpec(name, groups=n, strides=s)
+        for name, n, s in zip(names, groups, strides, strict=True)
     ]
     stats: oracle.Tree | None = None
     gains: list[Any] = [None] * len(names)
@@ -205,7 +206,7 @@ def test_summed_inputs_are_independent_sources() -> None:
     """c reads a(x) + b(y): its block sees [A B] on the two inputs side by side."""
     params = branches(np.random.default_rng(0), a=(3, 4), b=(2, 4), c=(4, 5))
     found = lookahead_scores(
-        params, ["a", Layer("b", previous=()), Layer("c", previous=("a", "b"))]
+        params, ["a", LayerSpec("b", previous=()), LayerSpec("c", previous=("a", "b"))]
     )
     ones = np.ones((1, 5))
     before = np.hstack([matrix(params, "a"), matrix(params, "b")])
@@ -221,7 +222,7 @@ def test_concatenated_inputs_sit_side_by_side() -> None:
     """c reads [a(x), b(y)]: its first rows belong to a, the others to b."""
     params = branches(np.random.default_rng(1), a=(3, 4), b=(2, 6), c=(10, 5), d=(5, 2))
     found = lookahead_scores(
-        params, ["a", Layer("b", previous=()), Layer("c", previous=("a", "b")), "d"]
+        params, ["a", LayerSpec("b", previous=()), LayerSpec("c", previous=("a", "b")), "d"]
     )
     a, b, c, d = (matrix(params, name) for name in params)
     before = np.block([[a, np.zeros((4, 2))], [np.zeros((6, 3)), b]])
@@ -237,7 +238,7 @@ def test_concatenated_inputs_sit_side_by_side() -> None:
 def test_one_output_read_by_several_layers() -> None:
     """b and c both read a: a's block ends in both outputs, one above the other."""
     params = branches(np.random.default_rng(2), a=(3, 4), b=(4, 2), c=(4, 5))
-    found = lookahead_scores(params, ["a", "b", Layer("c", previous="a")])
+    found = lookahead_scores(params, ["a", "b", LayerSpec("c", previous="a")])
     a, b, c = (matrix(params, name) for name in params)
     wanted = [
         oracle.eq4(dense(params, "a"), np.ones((3, 1)), np.vstack([b, c])),
@@ -251,9 +252,9 @@ def test_identity_branch_adds_a_unit_path() -> None:
     """a, then x + b(x), then c: b's neighbours in chain order, plus 1 for the identity."""
     params = branches(np.random.default_rng(3), a=(3, 4), b=(4, 4), c=(4, 2))
     declared = [
-        Layer("a", next=("b", IDENTITY)),
+        LayerSpec("a", next=("b", IDENTITY)),
         "b",
-        Layer("c", previous=("b", IDENTITY)),
+        LayerSpec("c", previous=("b", IDENTITY)),
     ]
     found = lookahead_scores(params, declared)
     a, b, c = (matrix(params, name) for name in params)
@@ -360,10 +361,10 @@ FACTORS = (
 
 
 @pytest.mark.parametrize(
-    "part", [Node("a", "a", (2, 3), factors=FACTORS), Junction("sum 0", 3, factors=FACTORS)]
+    "part", [Layer("a", "a", (2, 3), factors=FACTORS), Junction("sum 0", 3, factors=FACTORS)]
 )
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_gains_are_the_product_of_powers(part: Node | Junction, dtype: Any) -> None:
+def test_gains_are_the_product_of_powers(part: Layer | Junction, dtype: Any) -> None:
     leaves = {
         "n/scale": jnp.array([1.5, -2.0, 0.0], dtype),
         "n/var": jnp.array([0.25, 4.0, 1.0], dtype),
@@ -378,13 +379,13 @@ def test_gains_are_the_product_of_powers(part: Node | Junction, dtype: Any) -> N
 
 
 def test_without_factors_gains_are_ones() -> None:
-    chex.assert_trees_all_equal(gain(Node("a", "a", (2, 3)), {}), jnp.ones(3))
+    chex.assert_trees_all_equal(gain(Layer("a", "a", (2, 3)), {}), jnp.ones(3))
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_gain_of_a_layer_is_the_quotient_of_eq_8_to_the_bit(compiled: bool) -> None:
     scale, var = jax.random.normal(jax.random.key(0), (2, 1001))
-    node = Node("a", "a", (2, 1001), factors=Norm("n", 1e-3).factors)
+    node = Layer("a", "a", (2, 1001), factors=Norm("n", 1e-3).factors)
     found, wanted = (
         lambda scale, var: gain(node, {"n/scale": scale, "n/var": var}),
         lambda scale, var: jnp.abs(scale) / jnp.sqrt(var + 1e-3),
