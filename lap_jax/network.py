@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, Sharding
 
 from lap_jax.batching import Part, for_each
 from lap_jax.graph.graph import Graph
@@ -53,6 +53,12 @@ def tied_layers(graph: Graph) -> dict[str, list[Layer]]:
         if layer.tied_to:
             tied.setdefault(layer.tied_to, []).append(layer)
     return tied
+
+
+def layout_over(network: Network, name: str) -> Sharding | None:
+    """Return how a layer's kernel lies, where that can be said of the shape it is read in."""
+    part, layer = network.kernels[name], network.graph[name]
+    return None if layer.split else sharding_of(part.leaf, len(part.place))
 
 
 # ---------------------------------------------------------------- norms, one program per shape

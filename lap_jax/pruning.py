@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Sharding
 
-from lap_jax.batching import for_each, is_traced
+from lap_jax.batching import for_each
 from lap_jax.checks import (
     check_factors,
     check_kernels,
@@ -41,15 +41,16 @@ from lap_jax.network import (
     Rule,
     flows,
     inputs_of_scores,
+    layout_over,
     peaks,
     propagation,
     staged,
-    tied_layers,
 )
+from lap_jax.passes import prune
 from lap_jax.paths import leaves_by_path, map_by_path
 from lap_jax.scoring import scores
-from lap_jax.scoring.kernels import Layout, as_read, kernel_of, layout_of, leaves_of, part_of, read
-from lap_jax.scoring.propagation import Flow, Measured, Propagation, changed
+from lap_jax.scoring.kernels import kernel_of, layout_of, leaves_of, part_of, read
+from lap_jax.scoring.propagation import Measured
 from lap_jax.selection.scopes import LayerScores, Scope, checked_scope, kept_units, select
 from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer
 
@@ -154,7 +155,7 @@ def masks_by_path(
         network = _network(graph, method, inputs)
         tops = peaks(network, list(network.kernels))
         before = None if start is None else _masks_of(graph, start)
-        found = _prune(network, scope, kept, before, tops)
+        found = prune(network, scope, kept, before, tops)
         shapes = {path: leaf.shape for path, leaf in inputs.leaves.items()}
         shardings = {path: sharding_of(leaf) for path, leaf in inputs.leaves.items()}
         lowest = _lowest(network, tops) if callable(method.score) else {}
@@ -260,7 +261,7 @@ def lookahead_scores(
         if looks(chosen):
             known = propagation(network, flows(network, graph.names, tops, None), {})
         calls = {
-            name: ((rule, _sharding(network, name)), operands)
+            name: ((rule, layout_over(network, name)), operands)
             for name, (rule, operands) in inputs_of_scores(
                 network, scored, known, {}, False
             ).items()
@@ -343,123 +344,12 @@ def _check(
     check_lowest(lowest)
 
 
-# ---------------------------------------------------------------- the loop
-
-
-def _prune(
-    network: Network, scope: Scope, kept: Any, start: Masks | None, tops: dict[str, jax.Array]
-) -> Masks:
-    """Return the masks of the layers, in as many passes as ``kept`` ``[steps, layers]`` has."""
-    graph, method = network.graph, network.method
-    if method.steps == 1:
-        return _both(_pass(network, scope, start, kept[0], tops, None)[0], start)
-    # The first pass starts from full masks, rather than being compiled apart from the others.
-    masks = start or {
-        layer.name: jnp.ones(layer.shape, bool, device=_sharding(network, layer.name))
-        for layer in graph.layers
-    }
-    found: dict[str, Flow] | None = None
-    if not is_traced((network.kernels, kept, masks)):
-        for step in range(method.steps):
-            masks, found = _pass(network, scope, masks, kept[step], tops, found)
-            masks = _both(masks, start)
-        return masks
-    if method.order is not None and looks(method) and not method.lags:
-        found = flows(network, graph.names, tops, masks)
-    kept = jnp.asarray(kept)
-
-    def turn(index: jax.Array, state: Any) -> Any:
-        masks, found = _pass(network, scope, state[0], kept[index], tops, state[1])
-        return _both(masks, start), found
-
-    return lax.fori_loop(0, method.steps, turn, (masks, found))[0]
-
-
-def _both(masks: Masks, start: Masks | None) -> Masks:
-    """Return what both keep: a pass may allow for more than an earlier pruning left."""
-    return masks if start is None else {name: masks[name] & start[name] for name in masks}
-
-
-def _pass(
-    network: Network, scope: Scope, masks: Masks | None, kept: Any, tops: dict[str, jax.Array],
-    found: dict[str, Flow] | None,
-) -> tuple[Masks, dict[str, Flow] | None]:  # fmt: skip
-    """Prune all layers once.
-
-    Args:
-      network, scope: what to prune, and what competes.
-      masks: what is left; None: all.
-      kept: how many units are to stay, by prunable layer (global: one).
-      tops: peaks of the kernels.
-      found: norms of the kernels as ``masks`` leave them, where they are known.
-
-    Returns:
-      Masks of all layers, and norms under them, where a next pass is to begin with these.
-    """
-    graph, method = network.graph, network.method
-    seen = dict(masks or {})
-    if method.order is None or not looks(method):
-        known = None
-        if looks(method) and not method.lags:
-            known = propagation(network, flows(network, graph.names, tops, masks), seen)
-        return seen | _selected(network, scope, graph.prunable, known, seen, kept), None
-    if not method.lags:
-        found = found or flows(network, graph.names, tops, masks)
-        known = propagation(network, dict(found), seen)
-    places = list(enumerate(graph.prunable))
-    for place, layer in places[:: -1 if method.order == "backward" else 1]:
-        new = _selected(network, scope, [layer], known, seen, kept[place : place + 1])
-        seen |= new
-        if known is not None:
-            for name, flow in flows(network, list(new), tops, seen).items():
-                changed(known, name, flow)
-    return seen, None if known is None else known.flows
-
-
-def _selected(
-    network: Network, scope: Scope, layers: Sequence[Layer], known: Propagation | None, seen: Masks,
-    kept: Any,
-) -> Masks:  # fmt: skip
-    """Return the masks of some layers, and of those that are tied to them.
-
-    Args:
-      network, scope: what to prune, and what competes.
-      layers: those to prune.
-      known: norms and what came of them; None for a method that needs none.
-      seen: masks of the weights that count, and take part.
-      kept: how many units are to stay, by layer (global: one).
-    """
-    # Within a layer a power of two changes nothing; between layers it would.
-    rescale = scope.compare == "layer" or scope.normalize != "none"
-    given = {
-        name: LayerScores(rule, operands, rule.layouts[0].shape, seen.get(name),
-                          _sharding(network, name))
-        for name, (rule, operands) in inputs_of_scores(
-            network, layers, known, seen, rescale
-        ).items()
-    }  # fmt: skip
-    masks = select(scope, staged, given, kept, draws(network.method) or network.method.lags)
-    tied = tied_layers(network.graph)
-    again = {
-        other.name: ((layout_of(layer), layout_of(other)), (masks[layer.name],))
-        for layer in layers
-        for other in tied.get(layer.name, ())
-    }
-    return masks | for_each(_as_read, again)
-
-
 def _lowest(network: Network, tops: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Return the least score of each layer, by which scores of no use are found."""
     graph, known = network.graph, None
     if looks(network.method):
         known = propagation(network, flows(network, graph.names, tops, None), {})
     return for_each(_least_score, inputs_of_scores(network, graph.prunable, known, {}, False))
-
-
-def _sharding(network: Network, name: str) -> Sharding | None:
-    """Return how a layer's kernel lies, where that can be said of the shape it is read in."""
-    part, layer = network.kernels[name], network.graph[name]
-    return None if layer.split else sharding_of(part.leaf, len(part.place))
 
 
 # ---------------------------------------------------------------- programs of one layer
@@ -470,10 +360,6 @@ def _masks_of(graph: Graph, leaves: Mapping[str, jax.Array]) -> Masks:
     calls = {layer.name: (layout_of(layer), (part_of(layer, leaves[layer.path]),))
              for layer in graph.layers}  # fmt: skip
     return for_each(read, calls)
-
-
-def _as_read(how: tuple[Layout, Layout], mask: jax.Array) -> jax.Array:
-    return as_read(*how, mask)
 
 
 def _scores(how: tuple[Rule, Sharding | None], *operands: Any) -> jax.Array:

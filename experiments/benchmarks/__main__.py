@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: masks, scale, training, distortion, accuracy."""
+"""Command line of the benchmarks: masks, first-call, scale, training, distortion, accuracy."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import tyro
 
 from experiments.benchmarks.accuracy import Accuracy, accuracy
 from experiments.benchmarks.distortion import Distortion, distortion
+from experiments.benchmarks.first_call import FirstCall, first_call
 from experiments.benchmarks.scale import Scale, scale
 from experiments.benchmarks.training import Training, training
 from experiments.datasets import DataError
@@ -60,12 +61,14 @@ class Masks:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     command = tyro.cli(
-        Masks | Scale | Training | Distortion | Accuracy,
+        Masks | FirstCall | Scale | Training | Distortion | Accuracy,
         prog="python -m experiments.benchmarks",
         args=arguments,
     )
     try:
-        if isinstance(command, Scale):
+        if isinstance(command, FirstCall):
+            print(first_call(command))
+        elif isinstance(command, Scale):
             print(scale(command))
         elif isinstance(command, Training):
             one_device_per_core()

@@ -1,0 +1,133 @@
+"""Masks, pass by pass: who is scored on what, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lap_jax.batching import for_each, is_traced
+from lap_jax.graph.layers import Layer
+from lap_jax.methods import draws, looks
+from lap_jax.network import (
+    Masks,
+    Network,
+    flows,
+    inputs_of_scores,
+    layout_over,
+    propagation,
+    staged,
+    tied_layers,
+)
+from lap_jax.scoring.kernels import Layout, as_read, layout_of
+from lap_jax.scoring.propagation import Flow, Propagation, changed
+from lap_jax.selection.scopes import LayerScores, Scope, select
+
+
+def prune(
+    network: Network, scope: Scope, kept: Any, start: Masks | None, tops: dict[str, jax.Array]
+) -> Masks:
+    """Return the masks of the layers, in as many passes as ``kept`` ``[steps, layers]`` has."""
+    graph, method = network.graph, network.method
+    if method.steps == 1:
+        return _both(_pass(network, scope, start, kept[0], tops, None)[0], start)
+    # The first pass starts from full masks, rather than being compiled apart from the others.
+    masks = start or {
+        layer.name: jnp.ones(layer.shape, bool, device=layout_over(network, layer.name))
+        for layer in graph.layers
+    }
+    found: dict[str, Flow] | None = None
+    if not is_traced((network.kernels, kept, masks)):
+        for step in range(method.steps):
+            masks, found = _pass(network, scope, masks, kept[step], tops, found)
+            masks = _both(masks, start)
+        return masks
+    if method.order is not None and looks(method) and not method.lags:
+        found = flows(network, graph.names, tops, masks)
+    kept = jnp.asarray(kept)
+
+    def turn(index: jax.Array, state: Any) -> Any:
+        masks, found = _pass(network, scope, state[0], kept[index], tops, state[1])
+        return _both(masks, start), found
+
+    return lax.fori_loop(0, method.steps, turn, (masks, found))[0]
+
+
+def _both(masks: Masks, start: Masks | None) -> Masks:
+    """Return what both keep: a pass may allow for more than an earlier pruning left."""
+    return masks if start is None else {name: masks[name] & start[name] for name in masks}
+
+
+def _pass(
+    network: Network, scope: Scope, masks: Masks | None, kept: Any, tops: dict[str, jax.Array],
+    found: dict[str, Flow] | None,
+) -> tuple[Masks, dict[str, Flow] | None]:  # fmt: skip
+    """Prune all layers once.
+
+    Args:
+      network, scope: what to prune, and what competes.
+      masks: what is left; None: all.
+      kept: how many units are to stay, by prunable layer (global: one).
+      tops: peaks of the kernels.
+      found: norms of the kernels as ``masks`` leave them, where they are known.
+
+    Returns:
+      Masks of all layers, and norms under them, where a next pass is to begin with these.
+    """
+    graph, method = network.graph, network.method
+    seen = dict(masks or {})
+    if method.order is None or not looks(method):
+        known = None
+        if looks(method) and not method.lags:
+            known = propagation(network, flows(network, graph.names, tops, masks), seen)
+        return seen | _selected(network, scope, graph.prunable, known, seen, kept), None
+    if not method.lags:
+        found = found or flows(network, graph.names, tops, masks)
+        known = propagation(network, dict(found), seen)
+    places = list(enumerate(graph.prunable))
+    for place, layer in places[:: -1 if method.order == "backward" else 1]:
+        new = _selected(network, scope, [layer], known, seen, kept[place : place + 1])
+        seen |= new
+        if known is not None:
+            for name, flow in flows(network, list(new), tops, seen).items():
+                changed(known, name, flow)
+    return seen, None if known is None else known.flows
+
+
+def _selected(
+    network: Network, scope: Scope, layers: Sequence[Layer], known: Propagation | None, seen: Masks,
+    kept: Any,
+) -> Masks:  # fmt: skip
+    """Return the masks of some layers, and of those that are tied to them.
+
+    Args:
+      network, scope: what to prune, and what competes.
+      layers: those to prune.
+      known: norms and what came of them; None for a method that needs none.
+      seen: masks of the weights that count, and take part.
+      kept: how many units are to stay, by layer (global: one).
+    """
+    # Within a layer a power of two changes nothing; between layers it would.
+    rescale = scope.compare == "layer" or scope.normalize != "none"
+    given = {
+        name: LayerScores(rule, operands, rule.layouts[0].shape, seen.get(name),
+                          layout_over(network, name))
+        for name, (rule, operands) in inputs_of_scores(
+            network, layers, known, seen, rescale
+        ).items()
+    }  # fmt: skip
+    masks = select(scope, staged, given, kept, draws(network.method) or network.method.lags)
+    tied = tied_layers(network.graph)
+    again = {
+        other.name: ((layout_of(layer), layout_of(other)), (masks[layer.name],))
+        for layer in layers
+        for other in tied.get(layer.name, ())
+    }
+    return masks | for_each(_as_read, again)
+
+
+def _as_read(how: tuple[Layout, Layout], mask: jax.Array) -> jax.Array:
+    return as_read(*how, mask)
