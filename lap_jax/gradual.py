@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +15,11 @@ from jax import lax
 from lap_jax.errors import PruningError
 from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
-from lap_jax.methods import Method, checked_method, checked_scope_of, draws
+from lap_jax.methods import Method, checked_method, checked_scope_of, draws, score_of
 from lap_jax.paths import leaves_by_path, map_by_path
 from lap_jax.pruning import kept_by_step, masks_by_path
 from lap_jax.retraining import KeepPrunedState, apply_masks, pruned_to_zero
+from lap_jax.scoring.scores import wants
 from lap_jax.selection.scopes import Scope
 from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer, whole_number
 
@@ -84,7 +85,8 @@ def prune_in_training(
 
     Returns:
       A gradient transformation. Its ``update`` needs ``params`` and, where the method looks at
-      batch norms, ``batch_stats=``.
+      batch norms, ``batch_stats=``. A score of your own that takes ``gradients`` is given the
+      updates that come in; other tensors that it takes are handed over as ``tensors=``.
 
     Raises:
       PruningError: for a schedule that is empty, unordered or has steps that are no whole numbers;
@@ -121,14 +123,17 @@ def prune_in_training(
         start = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params) if rewind else ()
         return PruneInTrainingState(jnp.zeros((), jnp.int32), masks, inner.init(params), start)
 
-    def pruned(state: PruneInTrainingState, params: Any, batch_stats: Any) -> dict[str, jax.Array]:
+    def pruned(
+        state: PruneInTrainingState, params: Any, batch_stats: Any, tensors: Mapping[str, Any]
+    ) -> dict[str, jax.Array]:
         event = jnp.searchsorted(jnp.asarray(steps), state.step)
         left = None
         if not reconnect:
             left = {layer.path: state.masks[layer.path] for layer in graph.layers}
         found = masks_by_path(
-            graph, method, scope, params, jnp.asarray(kept)[event], batch_stats, key, left
-        )
+            graph, method, scope, params, jnp.asarray(kept)[event], batch_stats, key, left,
+            tensors=tensors,
+        )  # fmt: skip
         return state.masks | found
 
     def update(
@@ -141,10 +146,11 @@ def prune_in_training(
             raise PruningError(
                 "prune_in_training needs the parameters: call update(grads, state, params)"
             )
+        tensors = _tensors(method, updates, extra_args.get("tensors"))
         now = jnp.any(state.step == jnp.asarray(steps))
         masks = lax.cond(
             now,
-            lambda: pruned(state, params, extra_args.get("batch_stats")),
+            lambda: pruned(state, params, extra_args.get("batch_stats"), tensors),
             lambda: state.masks,
         )
         if reconnect:
@@ -190,6 +196,15 @@ def masks_in(state: optax.OptState) -> dict[str, jax.Array]:
             "keep_pruned or prune_in_training"
         )
     return found[0].masks
+
+
+def _tensors(method: Method, updates: Any, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the tensors that the score takes, the gradients among them."""
+    tensors = dict(given or {})
+    if any("gradients" in names for names in wants(score_of(method))):
+        tensors.setdefault("gradients", updates)
+    checked_method(method, None, tensors)
+    return tensors
 
 
 def _table(

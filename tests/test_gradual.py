@@ -407,3 +407,46 @@ def test_an_average_of_pruned_weights_is_masked_by_hand() -> None:
     assert (params["a"]["kernel"][gone] == 0).all()
     masked = lap_jax.apply_masks(average, masks_in(state))
     assert (masked["a"]["kernel"][gone] == 0).all()
+
+
+# ---------------------------------------------------------------- scores of one's own
+
+
+def saliency(kernel: jax.Array, gradients: jax.Array) -> jax.Array:
+    return jnp.abs(kernel * gradients)
+
+
+def fresh_from(kernel: jax.Array, ages: jax.Array, output: jax.Array) -> jax.Array:
+    return jnp.abs(kernel) * output / ages
+
+
+@pytest.mark.parametrize("reconnect", [True, False])
+def test_a_score_of_gradients_is_given_those_of_the_step(reconnect: bool) -> None:
+    params, method = network(), lap_jax.Method(saliency, order="forward", steps=2)
+    gradients = jax.grad(loss)(params)
+    optimizer = prune_in_training(
+        optax.sgd(0.1), graph(), [(0, 0.75)], method=method, reconnect=reconnect
+    )
+    _, state = jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
+    wanted = lap_jax.lookahead_masks(
+        params, graph(), 0.75, method=method, tensors={"gradients": gradients}
+    )
+    for path, mask in masks_in(state).items():
+        name, leaf = path.split("/")
+        chex.assert_trees_all_equal(mask, wanted[name][leaf])
+
+
+def test_other_tensors_are_handed_to_the_update() -> None:
+    params, method = network(), lap_jax.Method(fresh_from)
+    ages = jax.tree.map(lambda leaf: 1 + jnp.abs(leaf[::-1]), params)
+    optimizer = prune_in_training(optax.adam(0.1), graph(), [(0, 0.5)], method=method)
+    state = optimizer.init(params)
+    _, state = optimizer.update(params, state, params, tensors={"ages": ages})
+    wanted = lap_jax.lookahead_masks(params, graph(), 0.5, method=method, tensors={"ages": ages})
+    for path, mask in masks_in(state).items():
+        name, leaf = path.split("/")
+        chex.assert_trees_all_equal(mask, wanted[name][leaf])
+    with pytest.raises(PruningError, match="takes 'ages'"):
+        optimizer.update(params, state, params)
+    with pytest.raises(PruningError, match="'age', which the score"):
+        optimizer.update(params, state, params, tensors={"ages": ages, "age": ages})
