@@ -2,7 +2,7 @@
 
 from lap_jax.errors import PruningError
 from lap_jax.files import load_masks, read_metadata, save_masks
-from lap_jax.gradual import PruneInTrainingState, masks_in, prune_in_training
+from lap_jax.gradual import PruneInTrainingState, final_params, masks_in, prune_in_training
 from lap_jax.graph.chain import LayerSpec, chain
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Edge, Layer, Norm
@@ -39,6 +39,7 @@ __all__ = [
     "apply_masks",
     "chain",
     "cubic_schedule",
+    "final_params",
     "iterative_schedule",
     "keep_largest",
     "keep_pruned",

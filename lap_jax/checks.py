@@ -12,8 +12,8 @@ import numpy as np
 from lap_jax.errors import PruningError
 from lap_jax.graph.chain import fits
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import Layer
-from lap_jax.paths import leaves_by_path
+from lap_jax.graph.layers import Layer, nearest
+from lap_jax.paths import checked_mask, leaves_by_path, shapes_by_path
 from lap_jax.scoring.kernels import kernel_of
 from lap_jax.scoring.propagation import Measured
 from lap_jax.scoring.scores import widen
@@ -155,29 +155,40 @@ def tensors_by_path(graph: Graph, tensors: Mapping[str, Any] | None) -> dict[str
     return found
 
 
-def earlier_masks(graph: Graph, scope: Scope, masks: Any, kept: np.ndarray) -> dict[str, jax.Array]:
+def earlier_masks(
+    graph: Graph, scope: Scope, params: Any, masks: Any, kept: np.ndarray
+) -> dict[str, jax.Array]:
     """Return the masks of an earlier pruning by path; refuse those with less than ``kept``.
 
     Args:
       graph, scope: checked.
-      masks: as `lookahead_masks` returns them.
+      params: the parameters.
+      masks: as `lookahead_masks` returns them; where one is None or missing, all is left.
       kept: how many units are to stay, by prunable layer (global: one).
 
     Raises:
       PruningError: for masks that do not fit the graph, or leave less than is to be kept.
     """
     by_path: dict[str, Any] = leaves_by_path(masks)
+    shapes = shapes_by_path(params)
+    for path in by_path:
+        if path not in shapes:
+            raise PruningError(
+                f"mask {path!r} has no parameter{nearest(path, shapes)}: give the masks of an "
+                "earlier pruning of these parameters"
+            )
     found: dict[str, jax.Array] = {}
     for layer in graph.layers:
-        mask: Any = by_path.get(layer.path)
-        is_bool = mask is not None and jnp.issubdtype(jnp.result_type(mask), jnp.bool_)
-        if not is_bool or not fits(layer, jnp.shape(mask)):
-            what = "no array" if mask is None else f"{jnp.result_type(mask)}{list(jnp.shape(mask))}"
+        mask = by_path.get(layer.path)
+        if mask is None:
+            mask = jnp.ones(shapes[layer.path], bool)
+        mask = checked_mask(f"the mask at {layer.path!r}", mask)
+        if not fits(layer, jnp.shape(mask)):
             raise PruningError(
-                f"masks hold {what} at {layer.path!r}: expected bool{list(layer.shape)}, as "
-                "lookahead_masks returns"
+                f"masks hold bool{list(jnp.shape(mask))} at {layer.path!r}: expected "
+                f"bool{list(layer.shape)}, as lookahead_masks returns"
             )
-        found[layer.path] = jnp.asarray(mask)
+        found[layer.path] = mask
     if not all(map(is_seen, found.values())):
         return found
     with jax.ensure_compile_time_eval():

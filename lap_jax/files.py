@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lap_jax.errors import PruningError
-from lap_jax.paths import leaves_by_path, map_by_path
+from lap_jax.paths import leaves_by_path, map_by_path, shapes_by_path
 
 _FORMAT = "lap_jax masks 1"
 
@@ -139,7 +139,7 @@ def _opened(path: str | os.PathLike[str]) -> safe_open:
 
 
 def _structure(params: Any) -> dict[str, list[int]]:
-    return {name: list(jnp.shape(leaf)) for name, leaf in sorted(leaves_by_path(params).items())}
+    return {name: list(shape) for name, shape in sorted(shapes_by_path(params).items())}
 
 
 def _checksum(structure: dict[str, list[int]]) -> str:

@@ -15,11 +15,11 @@ from jax import lax
 from lap_jax.errors import PruningError
 from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
-from lap_jax.methods import Method, checked_method, checked_scope_of, draws, score_of
-from lap_jax.paths import leaves_by_path, map_by_path
-from lap_jax.pruning import kept_by_step, masks_by_path
-from lap_jax.retraining import KeepPrunedState, apply_masks, pruned_to_zero
-from lap_jax.scoring.scores import wants
+from lap_jax.methods import Method, checked_method, checked_scope_of, draws, looks, score_of
+from lap_jax.paths import leaves_by_path, map_by_path, shapes_by_path
+from lap_jax.pruning import kept_by_step, masks_by_path, with_outputs
+from lap_jax.retraining import KeepPrunedState, apply_masks, check_update, pruned_to_zero
+from lap_jax.scoring.scores import Score, wants
 from lap_jax.selection.scopes import Scope
 from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer, whole_number
 
@@ -45,7 +45,7 @@ def prune_in_training(
     graph: Graph,
     schedule: Sequence[tuple[int, Sparsity]],
     *,
-    method: str | Method = "LAP",
+    method: str | Method | Score = "LAP",
     scope: str | Scope = "layer",
     reconnect: bool = True,
     rewind: bool = False,
@@ -61,7 +61,8 @@ def prune_in_training(
 
     With ``reconnect``, joint training and pruning (Zhu & Gupta 2017): parameters stay dense and
     each pruning chooses among all weights, so that pruned connections can come back. The forward
-    pass is to use ``apply_masks(params, masks_in(state))``, and so is whoever uses the result.
+    pass is to use ``apply_masks(params, masks_in(state))``, and whoever uses the result
+    `final_params`, the same of what training ends with.
 
     Without it, iterative pruning (Han et al. 2015): each pruning chooses among the weights that are
     left. Pruned weights are zero from then on, as with `keep_pruned`, and updates have the types
@@ -106,6 +107,7 @@ def prune_in_training(
     """
     method = checked_method(method)
     scope = checked_scope_of(method, scope)
+    graph = with_outputs(graph, scope)
     kept, steps = _table(graph, method, scope, schedule, reconnect)
     if rewind and reconnect:
         raise PruningError("rewind goes with reconnect=False: rewound weights are pruned for good")
@@ -114,7 +116,7 @@ def prune_in_training(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> PruneInTrainingState:
-        shapes = {path: jnp.shape(leaf) for path, leaf in leaves_by_path(params).items()}
+        shapes = shapes_by_path(params)
         check_fits(graph, shapes)
         kernels = {layer.path for layer in graph.layers}
         masks = {
@@ -142,10 +144,8 @@ def prune_in_training(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, PruneInTrainingState]:
-        if params is None:
-            raise PruningError(
-                "prune_in_training needs the parameters: call update(grads, state, params)"
-            )
+        check_update("prune_in_training", params, state, PruneInTrainingState)
+        _check_statistics(graph, method, params, extra_args.get("batch_stats"))
         tensors = _tensors(method, updates, extra_args.get("tensors"))
         now = jnp.any(state.step == jnp.asarray(steps))
         masks = lax.cond(
@@ -178,6 +178,23 @@ def prune_in_training(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def final_params(params: Any, state: optax.OptState) -> Any:
+    """Return what training with `keep_pruned` or `prune_in_training` leads to, zeros included.
+
+    `prune_in_training` with ``reconnect`` trains dense weights: its network is
+    ``final_params(params, state)``, and whoever saves, evaluates or shrinks ``params`` themselves
+    has lost the pruning. Without ``reconnect``, and with `keep_pruned`, nothing changes.
+
+    Args:
+      params: as training left them.
+      state: the optimizer's, which holds the masks.
+
+    Raises:
+      PruningError: if the state holds no masks, or more than one tree of them; as `apply_masks`.
+    """
+    return apply_masks(params, masks_in(state))
+
+
 def masks_in(state: optax.OptState) -> dict[str, jax.Array]:
     """Return the masks that an optimizer's state holds, by path.
 
@@ -196,6 +213,22 @@ def masks_in(state: optax.OptState) -> dict[str, jax.Array]:
             "keep_pruned or prune_in_training"
         )
     return found[0].masks
+
+
+def _check_statistics(graph: Graph, method: Method, params: Any, batch_stats: Any | None) -> None:
+    """Refuse an update without the statistics that the method looks at."""
+    if batch_stats is not None or not looks(method):
+        return
+    held = leaves_by_path(params)
+    for part in graph.parts.values():
+        for factor in part.factors:
+            if factor.path not in held:
+                raise PruningError(
+                    f"prune_in_training looks at {factor.path!r}, which is not among the "
+                    "parameters: call update(grads, state, params, batch_stats=batch_stats). "
+                    "TrainState.apply_gradients of Flax hands none over: call state.tx.update "
+                    "with state.opt_state and state.params, and state.replace with what comes out"
+                )
 
 
 def _tensors(method: Method, updates: Any, given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -221,7 +254,7 @@ def _table(
             f"the schedule's steps are {steps}: expected rising numbers from 0 on, below 2**31"
         )
     names = [layer.name for layer in graph.prunable]
-    levels = [sparsity_per_layer(sparsity, names) for _, sparsity in schedule]
+    levels = [sparsity_per_layer(sparsity, names, graph.names) for _, sparsity in schedule]
     for before, after in itertools.pairwise(levels):
         for name, old, new in zip(names, before, after, strict=True):
             if new < old and not reconnect:

@@ -77,9 +77,9 @@ def draws(method: Method) -> bool:
 
 
 def checked_method(
-    method: str | Method, steps: int | None = None, tensors: Collection[str] | None = None
+    method: str | Method | Score, steps: int | None = None, tensors: Collection[str] | None = None
 ) -> Method:
-    """Look a method up by name, put in the number of steps and check every choice.
+    """Look a method up by name, or make one of a score; put in the steps and check every choice.
 
     Args:
       method, steps: as in `lookahead_masks`.
@@ -93,6 +93,12 @@ def checked_method(
             hint = nearest(method, METHODS) or f"; there are: {', '.join(map(repr, METHODS))}"
             raise PruningError(f"unknown method {method!r}{hint}")
         method = METHODS[method]
+    if not isinstance(method, Method):
+        if not callable(method):
+            raise PruningError(
+                f"method is {method!r}: expected a name of METHODS, a Method or a score function"
+            )
+        method = Method(method)
     if steps is not None:
         method = method._replace(steps=steps)
     if isinstance(method.score, str) or not callable(method.score):
@@ -158,7 +164,7 @@ def warn_if_cancelled(method: Method, scope: Scope) -> None:
     """Say where a factor of the score is the same for all that compete, and so without effect."""
     if scope.group is None or method.score != "lookahead" or not looks(method):
         return
-    lost = {-2: "forward", -1: "backward"}.get(scope.axis)
+    lost = {-2: "forward", -1: "backward"}.get(scope.axis or 0)
     if lost and method.direction in ("both", lost):
         other = "backward" if lost == "forward" else "forward"
         left = f"as if it only looked {other}" if method.direction == "both" else "as magnitude"

@@ -51,6 +51,7 @@ from lap_jax.paths import leaves_by_path, map_by_path
 from lap_jax.scoring import scores
 from lap_jax.scoring.kernels import kernel_of, layout_of, leaves_of, part_of, read
 from lap_jax.scoring.propagation import Measured
+from lap_jax.scoring.scores import Score
 from lap_jax.selection.scopes import LayerScores, Scope, checked_scope, kept_units, select
 from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer
 
@@ -60,7 +61,7 @@ def lookahead_masks(
     chain: Graph | Sequence[str | Norm | LayerSpec],
     sparsity: Sparsity,
     *,
-    method: str | Method = "LAP",
+    method: str | Method | Score = "LAP",
     steps: int | None = None,
     scope: str | Scope = "layer",
     batch_stats: Any | None = None,
@@ -75,19 +76,23 @@ def lookahead_masks(
     many programs as there are shapes, whatever the depth, and they serve every sparsity.
 
     Args:
-      params: the parameters: a dict, FrozenDict, ``nnx.State`` or any pytree with named paths.
-        Kernels are float16, bfloat16, float32 or float64; scores are float32 or wider.
+      params: the parameters: a dict, FrozenDict, ``nnx.State`` or any pytree with named paths, or
+        Linen's whole variables with a collection ``params``. Kernels are float16, bfloat16, float32
+        or float64; scores are float32 or wider. Every layer of the graph is pruned, an embedding
+        and the head among them: `Graph.pin` leaves layers whole.
       chain: what feeds what: a `Graph`, or a declaration for `lap_jax.chain`.
       sparsity: fraction removed, in [0, 1): a number, one per layer in a sequence, or a mapping
         from layer names or patterns (``{"Conv_*": 0.9, "*": 0.5}``).
-      method: one of `METHODS` by name, or a `Method`.
+      method: one of `METHODS` by name, a `Method`, or a score function, which stands for
+        ``Method(function)``.
       steps: number of sequential steps, in place of the method's own (1, or 5 for "-seq").
       scope: what competes with what: "layer", "global", or a `Scope`, such as
         ``Scope(group=(2, 4))`` or ``Scope(unit="channel")``.
-      batch_stats: running statistics of the batch norms in the chain.
+      batch_stats: running statistics of the batch norms in the chain, where ``params`` does not
+        hold them.
       key: PRNG key, for random scores.
       masks: of an earlier pruning. What they removed stays removed, and counts as zero in the norms
-        of the neighbours.
+        of the neighbours. Where a mask is None or missing, nothing was removed.
       measured: by layer, norms measured on data, from `lap_jax.measure`, in place of what the
         weights of the neighbours say.
       tensors: by name, what else a score of your own takes, such as ``{"gradients": grads}``: trees
@@ -102,11 +107,12 @@ def lookahead_masks(
 
     Raises:
       PruningError: for a chain that does not fit the parameters (see `lap_jax.chain`); an unknown
-        method or scope; a bad sparsity, or one that keeps more than ``masks`` left; a missing key
-        or missing ``batch_stats``; NaN or infinite weights, statistics, measurements or tensors;
-        negative scores. Under a trace values cannot be seen: there, a NaN score ranks highest, so
-        that the weight stays where it shows, a sign is ignored, and where ``masks`` left less than
-        is to be kept, less is kept; otherwise the counts remain exact.
+        method or scope; channels to remove where only those that the network returns are left; a
+        bad sparsity, or one that keeps more than ``masks`` left; a missing key or missing
+        ``batch_stats``; NaN or infinite weights, statistics, measurements or tensors; negative
+        scores. Under a trace values cannot be seen: there, a NaN score ranks highest, so that the
+        weight stays where it shows, a sign is ignored, and where ``masks`` left less than is to be
+        kept, less is kept; otherwise the counts remain exact.
 
     Example:
       >>> params = {name: {"kernel": jnp.ones((8, 8))} for name in ("Dense_0", "Dense_1")}
@@ -117,14 +123,35 @@ def lookahead_masks(
     graph = as_graph(params, chain, batch_stats)
     method = checked_method(method, steps, tensors or ())
     scope = checked_scope_of(method, scope)
-    levels = sparsity_per_layer(sparsity, [layer.name for layer in graph.prunable])
+    graph = with_outputs(graph, scope)
+    levels = sparsity_per_layer(sparsity, [layer.name for layer in graph.prunable], graph.names)
     warn_if_cancelled(method, scope)
     kept = kept_by_step(graph, method, scope, levels)
-    start = None if masks is None else earlier_masks(graph, scope, masks, kept[-1])
+    start = None if masks is None else earlier_masks(graph, scope, params, masks, kept[-1])
     by_path = masks_by_path(
         graph, method, scope, params, kept, batch_stats, key, start, measured, tensors
     )
     return map_by_path(lambda path, _: by_path.get(path, jnp.bool_(True)), params)
+
+
+def with_outputs(graph: Graph, scope: Scope) -> Graph:
+    """Return the graph in which layers whose channels the network returns are pinned.
+
+    Only where channels are removed, and the scope does not ask for those too.
+
+    Raises:
+      PruningError: if nothing is left to prune.
+    """
+    if scope.unit != "channel" or scope.axis != -1 or scope.outputs:
+        return graph
+    returned = graph.output_layers
+    if not {layer.name for layer in graph.prunable} - set(returned):
+        raise PruningError(
+            "the network returns the output channels of every layer that could be pruned "
+            f"({', '.join(map(repr, returned))}): ask for them with Scope(outputs=True), or remove "
+            "input channels with axis=-2"
+        )
+    return graph.pin(*returned)
 
 
 def kept_by_step(graph: Graph, method: Method, scope: Scope, levels: Sequence[float]) -> np.ndarray:
@@ -222,7 +249,7 @@ def lookahead_scores(
     params: Any,
     chain: Graph | Sequence[str | Norm | LayerSpec],
     *,
-    method: str | Method = "LAP",
+    method: str | Method | Score = "LAP",
     batch_stats: Any | None = None,
     key: jax.Array | None = None,
     measured: Mapping[str, Measured] | None = None,

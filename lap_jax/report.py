@@ -13,7 +13,7 @@ from lap_jax.errors import PruningError
 from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Layer
-from lap_jax.paths import leaves_by_path
+from lap_jax.paths import checked_mask, leaves_by_path
 from lap_jax.scoring.kernels import kernel_of
 from lap_jax.tables import text_table
 
@@ -89,14 +89,13 @@ def summarize(masks: Any, graph: Graph | None = None) -> Summary:
       The summary; its numbers are plain Python integers.
 
     Raises:
-      PruningError: if the masks hold no kernel, or the graph names one that they lack or hold in
-        another shape.
+      PruningError: if the masks hold no kernel, or one that is not boolean, or the graph names one
+        that they lack or hold in another shape.
     """
-    kernels = {
-        path: np.asarray(mask)
-        for path, mask in jax.device_get(leaves_by_path(masks)).items()
-        if np.ndim(mask) >= 2
-    }
+    kernels = {}
+    for path, mask in jax.device_get(leaves_by_path(masks)).items():
+        if np.ndim(mask) >= 2:
+            kernels[path] = np.asarray(checked_mask(f"the mask at {path!r}", mask))
     if not kernels:
         raise PruningError("the masks hold no kernel: pass what lookahead_masks returned")
     if graph is None:

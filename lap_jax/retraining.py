@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lap_jax.errors import PruningError
-from lap_jax.paths import leaves_by_path, map_by_path
+from lap_jax.paths import checked_mask, is_array, leaves_by_path, map_by_path
 
 
 def apply_masks(params: Any, masks: Any) -> Any:
@@ -18,18 +18,27 @@ def apply_masks(params: Any, masks: Any) -> Any:
     Args:
       params: the parameters, or any tree of arrays with the same paths.
       masks: as from `lookahead_masks`; matched by path, so that a dict of masks fits an
-        ``nnx.State`` and the other way round.
+        ``nnx.State`` and the other way round. A mask that is None or missing keeps its parameter.
 
     Returns:
       A tree like ``params``, dtypes kept; a NaN at a pruned place becomes zero too.
 
     Raises:
-      PruningError: if the paths or shapes of the two trees differ.
+      PruningError: if a mask is not boolean, has no parameter or another shape, or no parameter
+        has a mask.
     """
+    _check_some(masks)
+    return _applied(params, masks)
+
+
+def _applied(params: Any, masks: Any) -> Any:
+    """Return masked parameters, where optax may have masked out whole trees."""
     by_path = _match(masks, params)
-    return map_by_path(
-        lambda path, leaf: jnp.where(by_path[path], leaf, jnp.zeros_like(leaf)), params
-    )
+
+    def masked(path: str, leaf: Any) -> Any:
+        return jnp.where(by_path[path], leaf, jnp.zeros_like(leaf)) if path in by_path else leaf
+
+    return map_by_path(masked, params)
 
 
 class KeepPrunedState(NamedTuple):
@@ -72,10 +81,10 @@ def keep_pruned(
       A gradient transformation whose ``update`` needs ``params``.
 
     Raises:
-      PruningError: in ``init`` or ``update``, if the paths or shapes differ from the masks'; in
-        ``init``, if a pruned weight is NaN or infinite, which no update takes to zero (under a
+      PruningError: in ``init`` or ``update``, if masks and parameters do not fit (`apply_masks`);
+        in ``init``, if a pruned weight is NaN or infinite, which no update takes to zero (under a
         trace this cannot be seen, and the weight is NaN from then on: use `apply_masks` first); in
-        ``update``, if ``params`` is missing.
+        ``update``, if ``params`` is missing, or the state is one that ``init`` did not make.
 
     Example:
       >>> masks = {"kernel": jnp.array([True, False])}
@@ -86,13 +95,14 @@ def keep_pruned(
       >>> float(optax.apply_updates(params, updates)["kernel"][1])
       0.0
     """
+    _check_some(masks)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> KeepPrunedState:
         # Copied, because a training step may donate its state and the caller keeps the masks.
         own = {path: jnp.array(mask, copy=True) for path, mask in _match(masks, params).items()}
         _check_finite(own, params)
-        return KeepPrunedState(own, inner.init(apply_masks(params, own)))
+        return KeepPrunedState(own, inner.init(_applied(params, own)))
 
     def update(
         updates: optax.Updates,
@@ -100,20 +110,38 @@ def keep_pruned(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, KeepPrunedState]:
-        if params is None:
-            raise PruningError(
-                "keep_pruned needs the parameters: call update(grads, state, params)"
-            )
+        check_update("keep_pruned", params, state, KeepPrunedState)
         updates, inner_state = inner.update(
-            apply_masks(updates, state.masks),
+            _applied(updates, state.masks),
             state.inner_state,
-            apply_masks(params, state.masks),
+            _applied(params, state.masks),
             **extra_args,
         )
         updates = pruned_to_zero(updates, params, state.masks)
         return updates, KeepPrunedState(state.masks, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def check_update(name: str, params: Any, state: Any, kind: type) -> None:
+    """Refuse what an ``update`` cannot work with.
+
+    Args:
+      name: of the transformation.
+      params, state: as ``update`` was given them.
+      kind: of the state that ``init`` makes.
+
+    Raises:
+      PruningError: without parameters, or for another optimizer's state.
+    """
+    if params is None:
+        raise PruningError(f"{name} needs the parameters: call update(grads, state, params)")
+    if not isinstance(state, kind):
+        raise PruningError(
+            f"{name} was given a state of {type(state).__name__}, from before the optimizer was "
+            f"wrapped: expected {kind.__name__}; make one with optimizer.init(params), and a "
+            "TrainState with state.replace(tx=optimizer, opt_state=optimizer.init(state.params))"
+        )
 
 
 def pruned_to_zero(
@@ -136,7 +164,7 @@ def pruned_to_zero(
         dtype = jnp.result_type(weight, step)
         return jnp.where(masks[path], jnp.astype(step, dtype), -jnp.astype(weight, dtype))
 
-    return map_by_path(place, updates)
+    return map_by_path(lambda path, step: place(path, step) if path in masks else step, updates)
 
 
 def _check_finite(masks: dict[str, jax.Array], params: optax.Params) -> None:
@@ -161,8 +189,13 @@ def _count_not_finite(leaf: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(mask, False, ~jnp.isfinite(leaf)))
 
 
+def _check_some(masks: Any) -> None:
+    if not leaves_by_path(masks):
+        raise PruningError("the tree of masks holds none: pass what lookahead_masks returned")
+
+
 def _match(masks: Any, tree: Any) -> dict[str, jax.Array]:
-    """Return the mask of each leaf of ``tree`` by path; what optax masks out is passed by."""
+    """Return by path the masks of a tree's arrays; what optax masks out is passed by."""
     by_path = leaves_by_path(masks)
     leaves = leaves_by_path(tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
     matched = {}
@@ -175,19 +208,19 @@ def _match(masks: Any, tree: Any) -> dict[str, jax.Array]:
                 if name != path and not name.startswith(inside)
             }
             continue
-        if path not in by_path:
-            raise PruningError(
-                f"parameter {path!r} has no mask: make the masks from these parameters"
-            )
-        mask = by_path.pop(path)
+        mask = by_path.pop(path, None)
+        if mask is None or not is_array(leaf):
+            continue
+        mask = checked_mask(f"the mask of parameter {path!r}", mask)
         if jnp.ndim(mask) and jnp.shape(mask) != jnp.shape(leaf):
             raise PruningError(
                 f"parameter {path!r} has shape {jnp.shape(leaf)}, its mask {jnp.shape(mask)}: "
                 "make the masks from these parameters"
             )
         matched[path] = mask
-    if by_path:
-        raise PruningError(
-            f"mask {next(iter(by_path))!r} has no parameter: make the masks from these parameters"
-        )
+    for path, mask in by_path.items():
+        if jnp.ndim(mask):  # a scalar stands for what is no kernel, or no array at all
+            raise PruningError(
+                f"mask {path!r} has no parameter: make the masks from these parameters"
+            )
     return matched

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -14,7 +15,7 @@ import numpy as np
 from lap_jax.errors import PruningError
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Edge, Factor, Junction, Layer, Norm, nearest
-from lap_jax.paths import leaves_by_path
+from lap_jax.paths import is_array, leaves_by_path, shapes_by_path
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -53,9 +54,12 @@ def chain(
     """Read a declared chain against a parameter tree.
 
     An entry is a layer, or a norm that belongs to the layer before it. A string is either: the path
-    of a kernel, the path of a module with a ``kernel``, or the path of a norm. Each layer feeds the
+    of a kernel, the path of a module with a ``kernel`` or a single array of two axes or more, or
+    the path of a norm. Each layer feeds the
     one after it, unless they say otherwise (`LayerSpec`). Flattening, groups, sums and
-    concatenations are inferred from the shapes.
+    concatenations are inferred from the shapes. Kernels are taken to be ``(*window, in, out)``, as
+    Flax and haiku have them: of square ones in another order nothing could tell, so that kernels of
+    PyTorch's or Equinox's order are to be read by `trace` alone.
 
     Args:
       params: the tree of parameters (dict, FrozenDict, ``nnx.State``, ...); only shapes and dtypes
@@ -80,6 +84,12 @@ def chain(
       a      a/kernel  4x3     4    3  -     -         b
       b      b/kernel  3x2     3    2  -     a         -
     """
+    equinox = sys.modules.get("equinox")
+    if equinox is not None and isinstance(params, equinox.Module):
+        raise PruningError(
+            f"{type(params).__name__} is a module of Equinox, whose kernels are (out, in) where a "
+            "chain expects (in, out): read the graph from the model, trace(model, x)"
+        )
     if isinstance(layers, (str, Norm, LayerSpec)):
         layers = [layers]
     leaves = leaves_by_path(params)
@@ -138,7 +148,7 @@ def as_graph(
     if not isinstance(chain_or_graph, Graph):
         return chain(params, chain_or_graph, batch_stats)
     leaves = leaves_by_path(params)
-    check_fits(chain_or_graph, {path: jnp.shape(leaf) for path, leaf in leaves.items()})
+    check_fits(chain_or_graph, shapes_by_path(params))
     for layer in chain_or_graph.layers:
         _kernel_shape(layer.name, leaves[layer.path])
     return chain_or_graph
@@ -220,14 +230,23 @@ def _read_entry(
         path = entry
     else:
         raise PruningError(f"a chain holds strings, LayerSpec and Norm; found {entry!r}")
-    for candidate in (f"{path}/kernel", path):
-        if candidate in leaves:
-            return replace(
-                entry if isinstance(entry, LayerSpec) else LayerSpec(path), kernel=candidate
-            )
+    candidate = _kernel_at(path, leaves)
+    if candidate is not None:
+        return replace(entry if isinstance(entry, LayerSpec) else LayerSpec(path), kernel=candidate)
     if isinstance(entry, str) and _is_norm(path, known):
         return Norm(path)
     _unknown_path(path, known)
+
+
+def _kernel_at(path: str, leaves: Mapping[str, Any]) -> str | None:
+    """Return the path of the kernel that a path names: itself, or a module's only one."""
+    path = path if path in leaves else path.removeprefix("params/")
+    for candidate in (f"{path}/kernel", path):
+        if candidate in leaves:
+            return candidate
+    inside = [name for name, leaf in leaves.items()
+              if name.startswith(f"{path}/") and is_array(leaf) and float_kernel(leaf)]  # fmt: skip
+    return inside[0] if len(inside) == 1 else None
 
 
 def _norm(norm: str | Norm) -> Norm:
@@ -238,7 +257,7 @@ def _norm(norm: str | Norm) -> Norm:
 
 
 def _name(kernel_path: str) -> str:
-    return kernel_path.removesuffix("/kernel")
+    return kernel_path.removesuffix("/kernel").removesuffix("/embedding")
 
 
 def _is_norm(path: str, known: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ Input and output *neurons* of a convolution are its channels.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import functools
 import math
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+
+from lap_jax.errors import PruningError
 
 A = TypeVar("A", np.ndarray, jax.Array)
 
@@ -344,6 +347,21 @@ class Layer:
     def is_conv(self) -> bool:
         """Whether the kernel has window axes."""
         return len(self.shape) > 2
+
+
+def matching(pattern: str, names: Iterable[str]) -> list[str]:
+    """Return the names that a pattern of `fnmatch` matches, or that it is.
+
+    Raises:
+      PruningError: if there is none.
+    """
+    names = list(names)
+    wanted = pattern.removesuffix("/kernel")
+    found = [name for name in names if name == wanted or fnmatch.fnmatchcase(name, wanted)]
+    if not found:
+        hint = nearest(wanted, names) or f"; there are: {', '.join(map(repr, names))}"
+        raise PruningError(f"no layer {pattern!r} in the graph{hint}")
+    return found
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from lap_jax.errors import PruningError
-from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Junction, Layer, nearest
+from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Junction, Layer, matching, nearest
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,13 @@ class Structure:
     """Layers in pruning order, first to last, and the edges between them.
 
     Hashable, so that it can be a static argument of `jax.jit`.
+
+    Attributes:
+      layers, edges, junctions: the network.
+      barriers: where lookahead stops.
+      pinned: names of layers that are not pruned.
+      returned: names of layers and junctions whose channels the network returns although some layer
+        reads them too; what no layer reads is returned anyway.
     """
 
     layers: tuple[Layer, ...]
@@ -23,6 +30,7 @@ class Structure:
     junctions: tuple[Junction, ...] = ()
     barriers: tuple[Barrier, ...] = field(default=(), compare=False)
     pinned: frozenset[str] = frozenset()
+    returned: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> Layer:
         for layer in self.layers:
@@ -65,13 +73,30 @@ class Structure:
         """Edges that start at the layer or junction ``name``."""
         return tuple(self._ends[1].get(name, ()))
 
+    @property
+    def output_layers(self) -> tuple[str, ...]:
+        """Names of the layers whose channels the network returns, at once or through junctions."""
+        ends = [name for name in self.parts if name in self.returned or not self.out_of(name)]
+        seen = dict.fromkeys(ends)
+        while ends:
+            name = ends.pop()
+            if isinstance(self.parts[name], Junction):
+                sources = [edge.source for edge in self.into(name) if edge.source in self.parts]
+                ends += [source for source in sources if source not in seen]
+                seen |= dict.fromkeys(sources)
+        return tuple(name for name in self.names if name in seen)
+
     def pin(self, *names: str) -> Self:
         """Return the graph with layers that are not pruned, but neighbours of those that are.
 
+        Args:
+          *names: of layers, or ``fnmatch`` patterns: ``graph.pin("*embed*", "head")``.
+
         Raises:
-          PruningError: for a name that no layer has, or if nothing is left to prune.
+          PruningError: for a name or pattern that no layer has, or if nothing is left to prune.
         """
-        found = replace(self, pinned=self.pinned | {self[name].name for name in names})
+        layers = {layer for name in names for layer in matching(name, self.names)}
+        found = replace(self, pinned=self.pinned | layers)
         if not found.prunable:
             raise PruningError("every layer is pinned: leave one to prune")
         return found

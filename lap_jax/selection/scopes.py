@@ -38,18 +38,23 @@ class Scope(NamedTuple):
         that are not smaller (Lee et al. 2021; it sorts every layer, which takes longer than all the
         rest), "none" compares scores as they are.
       unit: (1, 1), single weights; (b, c), blocks of b inputs by c outputs at each place of the
-        window; "channel", all weights of an output channel. A unit's score is the Euclidean norm of
-        its scores.
+        window; "channel", all weights of an output channel, or with ``axis`` -2 of an input channel
+        (of a grouped convolution: the same one of each group). A unit's score is the Euclidean norm
+        of its scores.
       group: (n, m) keeps n of each m consecutive weights along ``axis``, "n:m sparsity"; the
         sparsity of a layer must then be 1 - n / m, or 0 to leave it whole.
-      axis: of the groups: -2 the inputs, -1 the outputs.
+      axis: -2 the inputs, -1 the outputs: along which groups lie (None: the inputs), or which
+        channels are removed (None: the outputs).
+      outputs: whether output channels that the network returns may be removed too. Otherwise the
+        layers that they come from stay whole where output channels are removed.
     """
 
     compare: str = "layer"
     normalize: str = "norm"
     unit: tuple[int, int] | str = (1, 1)
     group: tuple[int, int] | None = None
-    axis: int = -2
+    axis: int | None = None
+    outputs: bool = False
 
 
 class LayerScores(NamedTuple):
@@ -96,6 +101,14 @@ def checked_scope(scope: str | Scope) -> Scope:
             raise PruningError(f"scope: group is {scope.group!r}, expected (n, m) with 0 < n < m")
         if scope.compare != "layer" or scope.unit != (1, 1):
             raise PruningError("scope: a group (n, m) goes with single weights of one layer alone")
+    if scope.axis is None:
+        return scope._replace(axis=-1 if scope.unit == "channel" else -2)
+    if isinstance(scope.axis, bool) or not isinstance(scope.axis, int):
+        raise PruningError(f"scope: axis is {scope.axis!r}, expected -2 (inputs) or -1 (outputs)")
+    if scope.unit == "channel" and scope.axis not in (-2, -1):
+        raise PruningError(
+            f"scope: axis is {scope.axis}, expected -2 (input channels) or -1 (output channels)"
+        )
     return scope
 
 
@@ -116,7 +129,7 @@ def units(scope: Scope, name: str, shape: Sequence[int]) -> int:
             )
         return scope.group[1]
     if scope.unit == "channel":
-        return shape[-1]
+        return shape[_axis(scope, name, shape)]
     rows, columns = _block(scope)
     if scope.unit != (1, 1) and (shape[-2] % rows or shape[-1] % columns):
         raise PruningError(
@@ -281,9 +294,8 @@ def _of_units(
     scores = lifted(scores, tiny)
     near = near_largest(scores)
     if scope.unit == "channel":
-        shape: tuple[int, ...] = (-1, scores.shape[-1])
-        totals = sum_squares(scores.reshape(shape), 0, near)
-        where = None if where is None else where.reshape(shape).any(0)
+        totals = sum_squares(_channels_last(scope, scores), 0, near)
+        where = None if where is None else _channels_last(scope, where).any(0)
     else:
         shape = _blocked(scope, scores.shape)
         totals = add_up(sum_squares(scores.reshape(shape), -1, near), -2)
@@ -291,11 +303,17 @@ def _of_units(
     return lowered(near * jnp.sqrt(totals), tiny), where
 
 
+def _channels_last(scope: Scope, array: jax.Array) -> jax.Array:
+    """Return weights ``[others, channels]``, of the side that the scope names."""
+    array = array.swapaxes(-1, -2) if scope.axis == -2 else array
+    return array.reshape(-1, array.shape[-1])
+
+
 def _to_weights(scope: Scope, mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     if scope.unit == (1, 1):
         return mask
     if scope.unit == "channel":
-        return jnp.broadcast_to(mask, shape)
+        return jnp.broadcast_to(mask[:, None] if scope.axis == -2 else mask, shape)
     return jnp.broadcast_to(mask[..., :, None, :, None], _blocked(scope, shape)).reshape(shape)
 
 
@@ -309,7 +327,7 @@ def _largest_of_groups(
 ) -> jax.Array:
     """Keep the largest ``kept`` of each group, by counting for each weight those ahead of it."""
     assert scope.group is not None
-    axis, size = scope.axis % scores.ndim, scope.group[1]
+    axis, size = _along(scope) % scores.ndim, scope.group[1]
     if scores.shape[axis] % size:
         return jnp.ones(scores.shape, bool)  # `kept_units` let it pass: it is left whole
     keys = as_keys(scores, where, jnp.promote_types(scores.dtype, jnp.float32).name)
@@ -362,13 +380,13 @@ def _lamp(scores: jax.Array) -> jax.Array:
 def least_left(scope: Scope, mask: jax.Array) -> jax.Array:
     """Return how many units a mask leaves; with groups, of the group that has the fewest."""
     if scope.group is not None:
-        axis = scope.axis % mask.ndim
+        axis = _along(scope) % mask.ndim
         if mask.shape[axis] % scope.group[1]:
             return jnp.where(mask.all(), scope.group[1], 0)  # a layer that was left whole
         grouped = (*mask.shape[:axis], -1, scope.group[1], *mask.shape[axis + 1 :])
         return mask.reshape(grouped).sum(axis + 1).min()
     if scope.unit == "channel":
-        return mask.reshape(-1, mask.shape[-1]).any(0).sum()
+        return _channels_last(scope, mask).any(0).sum()
     if scope.unit != (1, 1):
         return mask.reshape(_blocked(scope, mask.shape)).any((-3, -1)).sum()
     return mask.sum()
@@ -379,10 +397,16 @@ def _block(scope: Scope) -> tuple[int, int]:
     return scope.unit
 
 
+def _along(scope: Scope) -> int:
+    assert scope.axis is not None  # `checked_scope` puts it in
+    return scope.axis
+
+
 def _axis(scope: Scope, name: str, shape: Sequence[int]) -> int:
-    if not -len(shape) <= scope.axis < len(shape):
-        raise PruningError(f"layer {name!r} of shape {tuple(shape)} has no axis {scope.axis}")
-    return scope.axis % len(shape)
+    axis = _along(scope)
+    if not -len(shape) <= axis < len(shape):
+        raise PruningError(f"layer {name!r} of shape {tuple(shape)} has no axis {axis}")
+    return axis % len(shape)
 
 
 def _is_pair(value: Any) -> bool:

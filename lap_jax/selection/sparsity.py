@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ import jax
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import nearest
+from lap_jax.graph.layers import matching
 
 Sparsity = float | Sequence[float] | Mapping[str, float]
 
@@ -136,20 +135,23 @@ def _at(final: float | Mapping[str, float], level: Callable[[float], float]) -> 
     return level(final)
 
 
-def sparsity_per_layer(sparsity: Sparsity, names: Sequence[str]) -> tuple[float, ...]:
+def sparsity_per_layer(
+    sparsity: Sparsity, names: Sequence[str], known: Sequence[str] = ()
+) -> tuple[float, ...]:
     """Return one sparsity per layer, in the order of ``names``.
 
     Args:
       sparsity: a number for all, a sequence with one per layer, or a mapping from layer names or
         ``fnmatch`` patterns; a name goes before a pattern, an earlier pattern before a later one.
       names: the layers.
+      known: names of layers that are not pruned, such as pinned ones, which keys may name too.
 
     Raises:
       PruningError: if a sparsity is outside [0, 1) or traced, a key matches no layer, a layer is
         left without one, or the sequence has another length.
     """
     if isinstance(sparsity, Mapping):
-        matches = {key: _matches(key, names) for key in sparsity}
+        matches = {key: _matches(key, (*names, *known)) for key in sparsity}
         values = []
         for name in names:
             exact = [key for key in sparsity if key.removesuffix("/kernel") == name]
@@ -209,9 +211,7 @@ def _checked(value: object, name: str) -> float:
 
 
 def _matches(key: str, names: Sequence[str]) -> list[str]:
-    pattern = key.removesuffix("/kernel")
-    matched = [name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)]
-    if not matched:
-        hint = nearest(pattern, names) or f"; there are: {', '.join(map(repr, names))}"
-        raise PruningError(f"sparsity names {key!r}, which matches no layer of the chain{hint}")
-    return matched
+    try:
+        return matching(key, names)
+    except PruningError as error:
+        raise PruningError(f"sparsity: {error}") from None

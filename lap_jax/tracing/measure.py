@@ -19,8 +19,9 @@ from lap_jax.scoring.scores import widen
 from lap_jax.tracing import channels
 from lap_jax.tracing.channels import Act
 from lap_jax.tracing.interpreter import Reader, loop_of, read
+from lap_jax.tracing.model import as_model
 from lap_jax.tracing.rules import Draft, at_step, is_stacked, reader, stacked_up, unrolled
-from lap_jax.tracing.trace import as_function, model_program
+from lap_jax.tracing.trace import model_program
 
 
 class _Both(NamedTuple):
@@ -69,7 +70,7 @@ def measure(
       [4.0, 4.0, 4.0]
       >>> masks = lookahead_masks(params, graph, 0.5, measured=measured)
     """
-    function = as_function(apply_fn, variables)
+    function, variables, inputs = as_model(apply_fn, variables, inputs)
     key = jax.random.key(0) if key is None else key
 
     @jax.jit

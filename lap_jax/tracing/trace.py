@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from lap_jax.graph.shortcuts import fold_norms
 from lap_jax.paths import leaves_by_path
 from lap_jax.tracing.channels import Act
 from lap_jax.tracing.interpreter import read
+from lap_jax.tracing.model import as_model
 from lap_jax.tracing.rules import Draft, reader
 from lap_jax.tracing.views import Known, Power, whole
 
@@ -42,9 +42,11 @@ def trace(apply_fn: Any, variables: Any, *inputs: Any, **static: Any) -> Graph:
 
     Args:
       apply_fn: ``apply_fn(variables, *inputs, **static)``; a Linen module stands for its ``apply``,
-        an NNX module for a call of itself with the state ``variables``.
+        an NNX or Equinox module for a call of itself.
       variables: as the model takes them: ``{"params": ..., "batch_stats": ...}``, a tree of
-        parameters, or an ``nnx.State``. Arrays or ``jax.ShapeDtypeStruct``.
+        parameters, a ``TrainState``, an ``nnx.State`` (what it lacks is the module's own), or an
+        Equinox module. Arrays or ``jax.ShapeDtypeStruct``. NNX and Equinox modules hold their own:
+        ``trace(model, *inputs)``.
       *inputs: examples, or their ``jax.ShapeDtypeStruct``.
       **static: arguments that are not traced, such as ``train=False``.
 
@@ -66,7 +68,7 @@ def trace(apply_fn: Any, variables: Any, *inputs: Any, **static: Any) -> Graph:
       a      a/kernel  4x3     4    3  -     -         b
       b      b/kernel  3x2     3    2  -     a         -
     """
-    function = as_function(apply_fn, variables)
+    function, variables, inputs = as_model(apply_fn, variables, inputs)
     program, draft, values = model_program(function, variables, inputs, static)
     results = read(reader(draft), program, values)
     for result in results:
@@ -86,39 +88,18 @@ def model_program(
 ) -> tuple[Any, Draft, list[Known | Act]]:
     """Return a model's jaxpr, an empty draft of its graph, and what goes into the jaxpr."""
     leaves = leaves_by_path(variables)
-    names = {path: _name(path, variables) for path in leaves}
     program = jax.make_jaxpr(lambda variables, inputs: function(variables, *inputs, **static))(
         variables, tuple(inputs)
     )
     draft = Draft(
-        {names[path]: tuple(leaf.shape) for path, leaf in leaves.items()},
-        frozenset(names[path] for path, leaf in leaves.items() if float_kernel(leaf)),
+        {path: tuple(leaf.shape) for path, leaf in leaves.items()},
+        frozenset(path for path, leaf in leaves.items() if float_kernel(leaf)),
     )
     values: list[Known | Act] = [
-        Known(tuple(leaf.shape), (Power(whole(names[path], leaf.shape)),))
-        for path, leaf in leaves.items()
+        Known(tuple(leaf.shape), (Power(whole(path, leaf.shape)),)) for path, leaf in leaves.items()
     ]
     values += [Act(tuple(jnp.shape(leaf)), unit=True) for leaf in jax.tree.leaves(inputs)]
     return program, draft, values
-
-
-def as_function(apply_fn: Any, variables: Any) -> Callable[..., Any]:
-    """Return ``apply_fn(variables, *inputs)`` for a module or a function."""
-    nnx = sys.modules.get("flax.nnx")
-    if nnx is not None and isinstance(apply_fn, nnx.Module):
-        graphdef = nnx.graphdef(apply_fn)
-        return lambda state, *inputs, **static: nnx.merge(graphdef, state)(*inputs, **static)
-    linen = sys.modules.get("flax.linen")
-    if linen is not None and isinstance(apply_fn, linen.Module):
-        return apply_fn.apply
-    return apply_fn
-
-
-def _name(path: str, variables: Any) -> str:
-    """Return a leaf's path in its own collection, where there are collections."""
-    if isinstance(variables, Mapping) and "params" in variables:
-        return path.partition("/")[2]
-    return path
 
 
 def _check_statistics(draft: Draft) -> None:
