@@ -9,8 +9,11 @@ from xml.sax.saxutils import escape
 from lap_jax.files import write_atomically
 from lap_jax.graph.layers import IDENTITY, Layer
 from lap_jax.graph.structure import Structure
+from lap_jax.tables import distinct
 
 _WIDTH, _HEIGHT, _GAP, _ROW = 210, 34, 30, 62
+_LANE, _TURN = 10, 12
+_LETTERS = 30
 
 
 def draw(graph: Structure, path: str | os.PathLike[str]) -> None:
@@ -24,41 +27,74 @@ def draw(graph: Structure, path: str | os.PathLike[str]) -> None:
 
 def svg(graph: Structure) -> str:
     """Return a graph as SVG."""
+    places, right = _places(graph)
+    names = distinct(list(graph.parts), _LETTERS)
+    boxes = [_box(graph, name, names[name], x, y) for name, (x, y) in places.items()]
+    lines, width = _lines(graph, places, right)
+    height = max(y for _, y in places.values()) + _ROW
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+            f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
+            f'<rect width="{width}" height="{height}" fill="white"/>',
+            *lines,
+            *boxes,
+            "</svg>",
+            "",
+        ]
+    )
+
+
+def _places(graph: Structure) -> tuple[dict[str, tuple[int, int]], list[int]]:
+    """Return the upper left corner of each box, and how far right each row reaches."""
     rows = _rows(graph)
     most = max(len(row) for row in rows)
-    places: dict[str, tuple[float, float]] = {}
-    width = most * (_WIDTH + _GAP) + 2 * _GAP
+    width = most * (_WIDTH + _GAP) + _GAP
+    places: dict[str, tuple[int, int]] = {}
+    right = []
     for level, row in enumerate(rows):
-        start = (width - len(row) * (_WIDTH + _GAP) + _GAP) / 2
+        start = (width - len(row) * (_WIDTH + _GAP) + _GAP) // 2
         for index, name in enumerate(row):
             places[name] = (start + index * (_WIDTH + _GAP), _GAP + level * _ROW)
-    height = _GAP + len(rows) * _ROW
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-    ]
+        right.append(start + len(row) * (_WIDTH + _GAP) - _GAP)
+    return places, right
+
+
+def _lines(
+    graph: Structure, places: dict[str, tuple[int, int]], right: list[int]
+) -> tuple[list[str], int]:
+    """Return a line for each edge, and the width that boxes and lines take.
+
+    An edge to the next row goes straight. Others would run behind boxes: they leave downwards into
+    the gap between two rows, go down a lane to the right of all rows that they pass, and come in
+    from the gap above their target. Lanes are shared by edges that do not meet.
+    """
+    lines, far = [], max(right)
+    taken: list[tuple[int, int, int]] = []
     for edge in graph.edges:
         if IDENTITY in (edge.source, edge.target):
             continue
-        x, y = places[edge.source]
-        end_x, end_y = places[edge.target]
+        (x, y), (end_x, end_y) = places[edge.source], places[edge.target]
+        x, y, end_x = x + _WIDTH // 2, y + _HEIGHT, end_x + _WIDTH // 2
         if 0 < end_y - y <= _ROW:
-            x, y, end_x = x + _WIDTH / 2, y + _HEIGHT, end_x + _WIDTH / 2
-            out, bend = 0.0, (end_y - y) / 2
-        else:  # around the boxes between, from side to side
-            x, y, end_x, end_y = x + _WIDTH, y + _HEIGHT / 2, end_x + _WIDTH, end_y + _HEIGHT / 2
-            out, bend = 2.0 * _GAP, 0.0
-        parts.append(
-            f'<path d="M{x:.0f},{y:.0f} C{x + out:.0f},{y + bend:.0f} {end_x + out:.0f},'
-            f'{end_y - bend:.0f} {end_x:.0f},{end_y:.0f}" fill="none" stroke="#888"/>'
-        )
-    for name, (x, y) in places.items():
-        parts.append(_box(graph, name, x, y))
-    return "\n".join([*parts, "</svg>", ""])
+            bend = (end_y - y) // 2
+            curve = f"C{x},{y + bend} {end_x},{end_y - bend} {end_x},{end_y}"
+        else:
+            first, last = sorted((y // _ROW, end_y // _ROW))
+            lane = max(right[first : last + 1]) + _LANE
+            while any(lane == at and first <= to and last >= since for at, since, to in taken):
+                lane += _LANE
+            taken.append((lane, first, last))
+            far = max(far, lane)
+            down, up = y + _TURN, end_y - _TURN
+            # The line leaves and comes in at the right half of a box, beside the straight ones.
+            x, end_x = x + _WIDTH // 4, end_x + _WIDTH // 4
+            curve = f"V{down} H{lane} V{up} H{end_x} V{end_y}"
+        lines.append(f'<path d="M{x},{y} {curve}" fill="none" stroke="#888"/>')
+    return lines, far + _GAP
 
 
-def _box(graph: Structure, name: str, x: float, y: float) -> str:
+def _box(graph: Structure, name: str, short: str, x: int, y: int) -> str:
     part = graph.parts[name]
     if isinstance(part, Layer):
         lost = any(name in (*barrier.before, *barrier.after) for barrier in graph.barriers)
@@ -68,22 +104,20 @@ def _box(graph: Structure, name: str, x: float, y: float) -> str:
     else:
         fill, corner = "#f6efd9", _HEIGHT // 2
         second = ", ".join(map(str, part.factors)) or f"{part.size} channels"
-    lines = [_short(name), _short(second)]
-    middle = x + _WIDTH / 2
+        if graph.ends_at_positions(name):
+            second = "ends here: it weighs positions"
+    lines = [short, distinct([second], _LETTERS)[second]]
+    middle = x + _WIDTH // 2
     texts = "".join(
-        f'<text x="{middle:.0f}" y="{y + 14 + 13 * row:.0f}" text-anchor="middle"'
+        f'<text x="{middle}" y="{y + 14 + 13 * row}" text-anchor="middle"'
         f"{' fill=' + chr(34) + '#555' + chr(34) if row else ''}>{escape(line)}</text>"
         for row, line in enumerate(lines)
     )
     title = f"<title>{escape(f'{name}: {second}')}</title>"
     return (
-        f'<g>{title}<rect x="{x:.0f}" y="{y:.0f}" width="{_WIDTH}" height="{_HEIGHT}" '
+        f'<g>{title}<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" '
         f'rx="{corner}" fill="{fill}" stroke="#555"/>{texts}</g>'
     )
-
-
-def _short(text: str, most: int = 30) -> str:
-    return text if len(text) <= most else "…" + text[1 - most :]
 
 
 def _rows(graph: Structure) -> list[list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lap_jax.graph import drawing, shortcuts
 from lap_jax.graph.layers import Edge, Layer
 from lap_jax.graph.structure import Structure
-from lap_jax.tables import text_table
+from lap_jax.tables import source_line, text_table
 
 
 class Graph(Structure):
@@ -44,7 +44,7 @@ class Graph(Structure):
         if self.junctions:
             junctions = [
                 (part.name, str(part.size), ", ".join(map(str, part.factors)) or "-",
-                 *self._neighbours(part.name), part.where)
+                 *self._neighbours(part.name), source_line(part.where))
                 for part in self.junctions
             ]  # fmt: skip
             titles = ("junction", "channels", "times", "previous", "next", "line")
@@ -54,9 +54,10 @@ class Graph(Structure):
         return text
 
     def _neighbours(self, name: str) -> tuple[str, str]:
+        after = ", ".join(_end(edge.target, edge) for edge in self.out_of(name)) or "-"
         return (
             ", ".join(_end(edge.source, edge) for edge in self.into(name)) or "-",
-            ", ".join(_end(edge.target, edge) for edge in self.out_of(name)) or "-",
+            "ends here: it weighs positions" if self.ends_at_positions(name) else after,
         )
 
 

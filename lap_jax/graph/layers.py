@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lap_jax.errors import PruningError
+from lap_jax.tables import source_line
 
 A = TypeVar("A", np.ndarray, jax.Array)
 
@@ -289,7 +290,7 @@ class Barrier:
             for names, side in ((self.before, "after"), (self.after, "before"))
             if names
         ]
-        line = f" at {self.where}" if self.where else ""
+        line = f" at {source_line(self.where)}" if self.where else ""
         return f"barrier: {self.primitive}{line}: {self.why}; {'; '.join(lost)}"
 
 

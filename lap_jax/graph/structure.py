@@ -73,6 +73,16 @@ class Structure:
         """Edges that start at the layer or junction ``name``."""
         return tuple(self._ends[1].get(name, ()))
 
+    def ends_at_positions(self, name: str) -> bool:
+        """Return whether a junction is a product that weighs positions, as of queries with keys.
+
+        Lookahead ends there, with one for what comes after the softmax.
+        """
+        part = self.parts.get(name)
+        if not isinstance(part, Junction) or part.kind != "product":
+            return False
+        return bool(self.out_of(name)) and all(e.target == IDENTITY for e in self.out_of(name))
+
     @property
     def output_layers(self) -> tuple[str, ...]:
         """Names of the layers whose channels the network returns, at once or through junctions."""
