@@ -79,8 +79,9 @@ def distinct(names: Sequence[str], most: int) -> dict[str, str]:
 
 
 def source_line(where: str) -> str:
-    """Return a source line with its file as seen from the current folder, or from its package."""
+    """Return ``file:line (function)``, the file as seen from the current folder or its package."""
     path, colon, rest = where.partition(":")
+    rest = re.sub(r"^(\d+):\d+", r"\1", rest)  # without the column
     inside = path.replace(os.sep, "/").rpartition("/site-packages/")[2]
     if inside != path:
         return inside + colon + rest

@@ -51,7 +51,7 @@ def test_different_names_stay_different(names: list[str], most: int) -> None:
 @pytest.mark.parametrize(
     ("where", "wanted"),
     [
-        (os.path.join(os.getcwd(), "models", "net.py") + ":3:4 (f)", "models/net.py:3:4 (f)"),
+        (os.path.join(os.getcwd(), "models", "net.py") + ":3:4 (f)", "models/net.py:3 (f)"),
         ("/env/lib/site-packages/flax/linen/linear.py:9", "flax/linen/linear.py:9"),
         ("/elsewhere/net.py:3", "/elsewhere/net.py:3"),
         ("", ""),

@@ -44,7 +44,7 @@ class Graph(Structure):
         if self.junctions:
             junctions = [
                 (part.name, str(part.size), ", ".join(map(str, part.factors)) or "-",
-                 *self._neighbours(part.name), source_line(part.where))
+                 *self._neighbours(part.name), source_line(part.where).split(" ")[0])
                 for part in self.junctions
             ]  # fmt: skip
             titles = ("junction", "channels", "times", "previous", "next", "line")
@@ -54,10 +54,13 @@ class Graph(Structure):
         return text
 
     def _neighbours(self, name: str) -> tuple[str, str]:
-        after = ", ".join(_end(edge.target, edge) for edge in self.out_of(name)) or "-"
+        before = dict.fromkeys(_end(edge.source, edge) for edge in self.into(name))
+        after = dict.fromkeys(_end(edge.target, edge) for edge in self.out_of(name))
         return (
-            ", ".join(_end(edge.source, edge) for edge in self.into(name)) or "-",
-            "ends here: it weighs positions" if self.ends_at_positions(name) else after,
+            ", ".join(before) or "-",
+            "ends here: it weighs positions"
+            if self.ends_at_positions(name)
+            else ", ".join(after) or "-",
         )
 
 
