@@ -42,6 +42,12 @@ def _transpose(eqn: JaxprEqn, computes: Computes) -> list[Movement]:
 
 
 def _reshape(eqn: JaxprEqn, computes: Computes) -> list[Movement]:
+    order = eqn.params["dimensions"]  # of a reshape that takes the axes in another order
+    turned: Movement = (Transpose(tuple(order)),) if order is not None else ()
+    return [(*turned, Reshape(out_shape(eqn)))]
+
+
+def _squeeze(eqn: JaxprEqn, computes: Computes) -> list[Movement]:
     return [(Reshape(out_shape(eqn)),)]
 
 
@@ -149,7 +155,8 @@ def _gathered(
 
 MOVING: dict[str, Callable[[JaxprEqn, Computes], list[Movement] | None]] = {
     "transpose": _transpose,
-    **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
+    "reshape": _reshape,
+    "squeeze": _squeeze,
     "broadcast_in_dim": _broadcast,
     "rev": _rev,
     "tile": _tile,
