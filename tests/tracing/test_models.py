@@ -797,18 +797,16 @@ def check_masks(model: str, methods: Iterable[str]) -> None:
 @pytest.mark.parametrize(
     "model",
     [
-        model
-        if model in ("fcn", "linear", "resnet18")
-        else pytest.param(model, marks=pytest.mark.slow)
+        model if model in ("fcn", "resnet18") else pytest.param(model, marks=pytest.mark.slow)
         for model in MODELS
     ],
 )
 def test_the_papers_networks_have_the_masks_of_their_chains(model: str) -> None:
-    check_masks(model, lap_jax.METHODS if model == "fcn" else ["LAP"])
+    check_masks(model, ["LAP"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["conv6", "vgg11"])
+@pytest.mark.parametrize("model", ["fcn", "conv6", "vgg11"])
 def test_the_papers_networks_have_the_masks_of_their_chains_by_all_methods(model: str) -> None:
     check_masks(model, lap_jax.METHODS)
 
