@@ -420,8 +420,10 @@ class LSTM(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        x = nn.Dense(self.width, name="inputs")(nn.Embed(self.vocabulary, self.width)(tokens))
-        x = nn.RNN(self.cell(self.hidden, name="cell"))(nn.relu(x))
+        embedded = nn.Embed(self.vocabulary, self.width)(tokens)
+        x: Any = nn.RNN(self.cell(self.hidden, name="cell"))(
+            nn.relu(nn.Dense(self.width, name="inputs")(embedded))
+        )
         return nn.Dense(self.classes, name="head")(x[:, -1])
 
 

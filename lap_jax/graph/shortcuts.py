@@ -109,6 +109,7 @@ def fold_norms(graph: G) -> G:
             for edge in graph.edges
             if edge.target not in replaced
         ),
+        returned=frozenset(replaced.get(name, name) for name in graph.returned),
     )
 
 
@@ -197,6 +198,9 @@ def _contracted(graph: G) -> G:
                 replace(edge, source=inner.source) if edge.source == junction.name else edge
                 for edge in graph.edges
                 if edge.target != junction.name
+            ),
+            returned=frozenset(
+                inner.source if name == junction.name else name for name in graph.returned
             ),
         )
     return replace(graph, edges=tuple(replace(edge, scale=1.0) for edge in graph.edges))

@@ -21,8 +21,8 @@ class Structure:
       layers, edges, junctions: the network.
       barriers: where lookahead stops.
       pinned: names of layers that are not pruned.
-      returned: names of layers and junctions whose channels the network returns although some layer
-        reads them too; what no layer reads is returned anyway.
+      returned: names of layers and junctions whose channels the network returns; what nothing reads
+        counts as returned, too.
     """
 
     layers: tuple[Layer, ...]

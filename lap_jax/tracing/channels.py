@@ -1,65 +1,23 @@
-"""Which channels of which layer an activation holds, element by element.
+"""Channel numbers: arrays of an activation's shape.
 
-Channel numbers are arrays of the activation's shape, with stride 0 along axes on which they do not
-change: moving data is then NumPy's own slicing and transposing, and a batch or a sequence costs
-nothing.
+They have stride 0 along axes on which they do not change: moving data is then NumPy's own slicing
+and transposing, and a batch or a sequence costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
-from lap_jax.tracing.views import Power, View, common_groups
-
-NONE = -1  # the number of no channel
-
-
-class Route(NamedTuple):
-    """What one layer or junction brings to an activation.
-
-    Attributes:
-      node: its name.
-      ids: which of its channels each element holds, int32; `NONE` where it holds none.
-      scale: a constant that multiplies it.
-      linear: whether it came through linear operations alone.
-      pool: by how much strides have thinned its positions out.
-    """
-
-    node: str
-    ids: np.ndarray
-    scale: float = 1.0
-    linear: bool = True
-    pool: int = 1
-
-
-class Loss(NamedTuple):
-    """Channels that an operation mixed in a way that says nothing of a single one."""
-
-    node: str
-    primitive: str
-    where: str
-    why: str
-
-
-class Act(NamedTuple):
-    """A value that depends on the network's input.
-
-    Attributes:
-      shape: of the value.
-      routes: where its elements come from; where two overlap, it is their sum.
-      gain: powers of parameters that multiply a value without routes.
-      unit: whether it brings something that has no layer, such as the network's input.
-      losses: what it depends on, but not channel by channel.
-    """
-
-    shape: tuple[int, ...]
-    routes: tuple[Route, ...] = ()
-    gain: tuple[Power, ...] = ()
-    unit: bool = False
-    losses: frozenset[Loss] = frozenset()
+from lap_jax.tracing.movements import (
+    NONE,
+    Moves,
+    along,
+    array_moves,
+    common_groups,
+    thin_shape,
+)
 
 
 def held(ids: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -81,33 +39,43 @@ def constant(ids: np.ndarray, axes: Sequence[int]) -> bool:
     )
 
 
-def first(ids: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-    """Return the ids at the first place of ``axes``, which keep size 1."""
-    return ids[tuple(slice(1 if axis in axes else None) for axis in range(ids.ndim))]
+def holds_any(ids: np.ndarray) -> bool:
+    """Return whether there is a channel among the ids, or no element at all."""
+    return ids.size == 0 or bool((small(ids) != NONE).any())
 
 
-def reshaped(ids: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+def broadcast(ids: np.ndarray, shape: Sequence[int], axes: Sequence[int]) -> np.ndarray:
+    """Put the axes of ``ids`` at ``axes`` of a larger shape."""
+    return held(reshape(ids, thin_shape(ids.shape, shape, axes)), shape)
+
+
+def reshape(ids: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Reshape; axes along which nothing changes stay unwritten."""
     thin, short = list(ids.shape), list(shape)
     for old, new in common_groups(ids.shape, shape):
         if all(ids.strides[axis] == 0 or ids.shape[axis] == 1 for axis in old):
             for axis in old:
-                thin[axis] = 1
+                thin[axis] = min(ids.shape[axis], 1)
             for axis in new:
-                short[axis] = 1
+                short[axis] = min(shape[axis], 1)
     cut = ids[tuple(slice(1 if size == 1 else None) for size in thin)]
     return held(cut.reshape(short), shape)
 
 
-def broadcast(ids: np.ndarray, shape: Sequence[int], axes: Sequence[int]) -> np.ndarray:
-    """Put the axes of ``ids`` at ``axes`` of a larger shape."""
-    thin = [1] * len(shape)
-    for axis, size in zip(axes, ids.shape, strict=True):
-        thin[axis] = size
-    return held(reshaped(ids, thin), shape)
+def take(ids: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
+    """Take places along an axis.
+
+    Where nothing changes along it, what is filled in counts as the same: it stays unwritten.
+    """
+    if ids.strides[axis] == 0 and ids.shape[axis] > 0:
+        shape = list(ids.shape)
+        shape[axis] = len(places)
+        return held(ids[(slice(None),) * axis + (slice(1),)], shape)
+    taken = ids.take(np.maximum(places, 0), axis)
+    return np.where(along(places != NONE, axis, ids.ndim), taken, np.int32(NONE))
 
 
-def joined(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+def concatenate(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
     """Concatenate along an axis; other axes stay unwritten where no part changes along them."""
     shape = list(parts[0].shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
@@ -116,6 +84,13 @@ def joined(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
         for i in range(len(shape))
     ]
     return held(np.concatenate([part[tuple(cut)] for part in parts], axis), shape)
+
+
+_ARRAYS = array_moves(np)
+CHANNELS: Moves[np.ndarray] = Moves(
+    _ARRAYS.transpose, broadcast, _ARRAYS.cut, reshape, take, concatenate
+)
+"""What movements do to channel numbers."""
 
 
 def nothing(shape: Sequence[int]) -> np.ndarray:
@@ -127,8 +102,7 @@ def numbered(shape: Sequence[int], axes: Sequence[int], sizes: Sequence[int]) ->
     """Number the channels of an output, row-major over ``axes`` of ``sizes``, as listed."""
     ids = np.zeros((1,) * len(shape), np.int32)
     for axis, size in zip(axes, sizes, strict=True):
-        steps = np.arange(size, dtype=np.int32)
-        ids = ids * size + steps.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        ids = ids * size + along(np.arange(size, dtype=np.int32), axis, len(shape))
     return held(ids, shape)
 
 
@@ -162,22 +136,3 @@ def distinct(columns: Sequence[np.ndarray], own: int) -> tuple[np.ndarray, np.nd
         rank[order] = np.arange(len(order))
         rows, numbers[held_any] = rows[order], rank[inverse.ravel()]
     return held(numbers.reshape(thin[0].shape), shape), rows
-
-
-def moved(
-    act: Act,
-    shape: tuple[int, ...],
-    ids: Callable[[np.ndarray], np.ndarray],
-    view: Callable[[View], View | None],
-) -> Act:
-    """Apply a movement of data to an activation, which channel numbers and views both follow."""
-    gain = [power._replace(view=view(power.view)) for power in act.gain]  # type: ignore[arg-type]
-    return act._replace(
-        shape=shape,
-        routes=tuple(
-            route._replace(ids=new)
-            for route in act.routes
-            if (new := ids(route.ids)).size == 0 or (small(new) != NONE).any()
-        ),
-        gain=tuple(power for power in gain if power.view is not None),
-    )

@@ -4,74 +4,93 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+Program: TypeAlias = ClosedJaxpr | Jaxpr
+Run: TypeAlias = Callable[[list[Any]], list[Any]]
+"""Reads a program on values."""
 
-class Reader(NamedTuple):
+
+class Interpreter(NamedTuple):
     """What to make of the parts of a program.
 
     Attributes:
       literal: value of a constant.
       equation: ``(equation, values in) -> values out``.
-      branches: ``(equation, values in, run) -> values out`` of `cond`; ``run(branch, values)``
-        reads a branch.
+      call: ``(equation, values in, run) -> values out`` of what calls a program as it is (jit,
+        remat, custom derivatives); ``run(values)`` reads that.
+      branches: ``(equation, values in, runs) -> values out`` of `cond`; one ``run`` a branch.
       loop: ``(equation, values in, run) -> values out`` of `scan`; ``run(values)`` reads its body.
       calls: source lines of the calls that are being read, outermost first.
     """
 
     literal: Callable[[Any], Any]
     equation: Callable[[JaxprEqn, list[Any]], Sequence[Any]]
-    branches: Callable[[JaxprEqn, list[Any], Callable[..., list[Any]]], Sequence[Any]]
-    loop: Callable[[JaxprEqn, list[Any], Callable[..., list[Any]]], Sequence[Any]]
+    call: Callable[[JaxprEqn, list[Any], Run], Sequence[Any]]
+    branches: Callable[[JaxprEqn, list[Any], Sequence[Run]], Sequence[Any]]
+    loop: Callable[[JaxprEqn, list[Any], Run], Sequence[Any]]
     calls: list[str]
 
 
-def read(reader: Reader, closed: ClosedJaxpr | Jaxpr, values: Sequence[Any]) -> list[Any]:
-    """Read a program on given values; calls (jit, remat, custom derivatives) are gone into."""
+def read(interpreter: Interpreter, closed: Program, values: Sequence[Any]) -> list[Any]:
+    """Read a program on given values."""
     jaxpr, constants = _open(closed)
     known: dict[Any, Any] = dict(zip(jaxpr.invars, values, strict=True))
-    known |= zip(jaxpr.constvars, map(reader.literal, constants), strict=True)
+    known |= zip(jaxpr.constvars, map(interpreter.literal, constants), strict=True)
 
     def value(atom: Any) -> Any:
-        return reader.literal(atom.val) if isinstance(atom, Literal) else known[atom]
+        return interpreter.literal(atom.val) if isinstance(atom, Literal) else known[atom]
 
-    depth = len(reader.calls)
+    depth = len(interpreter.calls)
     for equation in jaxpr.eqns:
-        del reader.calls[depth:]
+        del interpreter.calls[depth:]
         arguments = [value(atom) for atom in equation.invars]
-        if equation.primitive.name == "scan":
-            body = equation.params["jaxpr"]
-            results = reader.loop(
-                equation, arguments, lambda new, body=body: read(reader, body, new)
-            )
-        elif equation.primitive.name == "cond":
-            results = reader.branches(equation, arguments, functools.partial(read, reader))
-        elif (inner := called(equation)) is not None:
-            reader.calls.append(where(equation))
-            results = read(reader, inner, arguments)
-        else:
-            results = reader.equation(equation, arguments)
+        run = [functools.partial(read, interpreter, inner) for inner in programs(equation)]
+        match equation.primitive.name:
+            case "scan":
+                results = interpreter.loop(equation, arguments, run[0])
+            case "cond":
+                results = interpreter.branches(equation, arguments, run)
+            case _ if run:
+                interpreter.calls.append(where(equation))
+                results = interpreter.call(equation, arguments, run[0])
+            case _:
+                results = interpreter.equation(equation, arguments)
         known |= zip(equation.outvars, results, strict=True)
     return [value(atom) for atom in jaxpr.outvars]
 
 
-def called(equation: JaxprEqn) -> ClosedJaxpr | Jaxpr | None:
-    """Return the program that an equation calls as it is, whatever the primitive's name."""
-    if equation.primitive.name in ("while", "shard_map", "pallas_call", "custom_partitioning"):
-        return None
-    found = [value for value in equation.params.values() if isinstance(value, (ClosedJaxpr, Jaxpr))]
+def programs(equation: JaxprEqn) -> Sequence[Program]:
+    """Return the programs that are read in an equation: branches, a loop's body, or what it calls.
+
+    A call is told by its shapes, whatever the primitive's name.
+    """
+    name, params = equation.primitive.name, equation.params
+    if name == "scan":
+        return [params["jaxpr"]]
+    if name == "cond":
+        return list(params["branches"])
+    if name in ("while", "shard_map", "pallas_call", "custom_partitioning"):
+        return []
+    found = [value for value in params.values() if isinstance(value, (ClosedJaxpr, Jaxpr))]
     for inner in found:
         jaxpr, _ = _open(inner)
-        same = [var.aval.shape for var in jaxpr.outvars] == [  # type: ignore[attr-defined]
-            var.aval.shape  # type: ignore[attr-defined]
-            for var in equation.outvars
-        ]
-        if len(jaxpr.invars) == len(equation.invars) and same:
-            return inner
-    return None
+        if len(jaxpr.invars) == len(equation.invars) and out_shapes(jaxpr) == out_shapes(equation):
+            return [inner]
+    return []
+
+
+def evaluate(equation: JaxprEqn, arguments: Sequence[Any]) -> list[Any]:
+    """Compute an equation on arrays as JAX does it, with its own derivatives."""
+    params = equation.primitive.get_bind_params(equation.params)
+    # Functions that it calls: parts of the parameters, or before them in some versions of JAX.
+    functions, params = ((), params) if isinstance(params, dict) else params
+    with equation.ctx.manager:
+        found = equation.primitive.bind(*functions, *arguments, **params)
+    return list(found) if equation.primitive.multiple_results else [found]
 
 
 class Loop(NamedTuple):
@@ -103,7 +122,17 @@ def where(equation: JaxprEqn) -> str:
     return str(source_info_util.summarize(equation.source_info))
 
 
-def _open(closed: ClosedJaxpr | Jaxpr) -> tuple[Jaxpr, Sequence[Any]]:
+def out_shapes(part: JaxprEqn | Jaxpr) -> list[tuple[int, ...]]:
+    """Return the shapes of what an equation or a program gives."""
+    return [tuple(var.aval.shape) for var in part.outvars]  # type: ignore[attr-defined]
+
+
+def out_shape(equation: JaxprEqn) -> tuple[int, ...]:
+    """Return the shape of the first thing that an equation gives."""
+    return out_shapes(equation)[0]
+
+
+def _open(closed: Program) -> tuple[Jaxpr, Sequence[Any]]:
     if isinstance(closed, ClosedJaxpr):
         return closed.jaxpr, closed.consts
     return closed, ()

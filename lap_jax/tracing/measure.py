@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,25 +11,41 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from lap_jax.errors import PruningError
 from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import IDENTITY, Layer
+from lap_jax.graph.layers import IDENTITY, Layer, nearest
 from lap_jax.scoring.norms import add_up
 from lap_jax.scoring.propagation import Measured
 from lap_jax.scoring.scores import widen
 from lap_jax.tracing import channels
-from lap_jax.tracing.channels import Act
-from lap_jax.tracing.interpreter import Reader, loop_of, read
+from lap_jax.tracing.builder import GraphBuilder
+from lap_jax.tracing.interpreter import Interpreter, Program, Run, evaluate, programs, read
+from lap_jax.tracing.looping import goes_over_layers, step_of_value, unrolled
 from lap_jax.tracing.model import as_model
-from lap_jax.tracing.rules import Draft, at_step, is_stacked, reader, stacked_up, unrolled
+from lap_jax.tracing.movements import array_moves, move, step_of
+from lap_jax.tracing.primitives import graph_interpreter
 from lap_jax.tracing.trace import model_program
+from lap_jax.tracing.values import Traced, Value, stacked
+
+# Calls with derivatives of their own.
+_CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
+_ARRAYS = array_moves(jnp)
 
 
-class _Both(NamedTuple):
+class _Pair(NamedTuple):
     """A value as channel numbers and as an array."""
 
     seen: Any
     array: jax.Array
+
+
+class _Input(NamedTuple):
+    """What has reached a layer: means by input, over as many reads of it."""
+
+    square: jax.Array
+    active: jax.Array
+    times: int
 
 
 def measure(
@@ -54,10 +71,13 @@ def measure(
       key: PRNG key of z.
 
     Returns:
-      By layer name, float32. Layers inside of a loop over time are left out.
+      By layer name, float32. Layers inside of a loop over time, or of a branch, are left out.
+      Derivatives are those of the model, custom ones too; but where a layer is read inside of a
+      `jax.custom_jvp` or `jax.custom_vjp`, they are of what that computes.
 
     Raises:
-      PruningError: as `trace`, or if the graph is of other parameters.
+      PruningError: as `trace`, if the graph is of other parameters or of another model, or if what
+        is measured is NaN or infinite.
 
     Example:
       >>> from lap_jax import lookahead_masks, trace
@@ -74,25 +94,28 @@ def measure(
     key = jax.random.key(0) if key is None else key
 
     @jax.jit
-    def run(variables: Any, inputs: Any, key: jax.Array) -> dict[str, Any]:
-        program, draft, values = model_program(function, variables, inputs, static)
-        check_fits(graph, draft.shapes)
+    def run(
+        variables: Any, inputs: Any, key: jax.Array
+    ) -> tuple[dict[str, _Input], dict[str, jax.Array]]:  # fmt: skip
+        program, builder, values = model_program(function, variables, inputs, static)
+        check_fits(graph, builder.shapes)
         arrays = jax.tree.leaves((variables, inputs))
-        pairs = [_Both(value, array) for value, array in zip(values, arrays, strict=True)]
+        pairs = [_Pair(*pair) for pair in zip(values, arrays, strict=True)]
 
-        def forward(taps: dict[int, jax.Array] | None) -> Any:
-            tape = _Tape(taps)
-            outs = read(_both(_fresh(draft), tape), program, pairs)
-            results = [out.array for out in outs if jnp.issubdtype(out.array.dtype, jnp.floating)]
-            return results, tape
+        def forward(taps: dict[int, jax.Array] | None) -> tuple[list[jax.Array], _Tape]:
+            own, tape = GraphBuilder(builder.shapes, builder.kernels), _Tape(taps)
+            outs = read(_pair_interpreter(own, tape), program, pairs)
+            _check_layers(graph, own)
+            return [
+                out.array for out in outs if jnp.issubdtype(out.array.dtype, jnp.floating)
+            ], tape
 
         shapes = jax.eval_shape(lambda: forward(None)[1].outputs)
         taps = {place: jnp.zeros(each.shape, each.dtype) for place, each in shapes.items()}
-        notes: dict[str, Any] = {}
 
-        def probed(taps: dict[int, jax.Array]) -> tuple[jax.Array, dict[str, Any]]:
+        def probed(taps: dict[int, jax.Array]) -> tuple[jax.Array, dict[str, _Input]]:
             results, tape = forward(taps)
-            notes["tape"] = tape
+            places.update(tape.places)
             keys = jax.random.split(key, len(results))
             sums = [
                 jnp.sum(widen(out) * jax.random.normal(each, out.shape, widen(out).dtype))
@@ -100,116 +123,154 @@ def measure(
             ]
             return sum(sums, jnp.zeros(())), tape.inputs
 
-        changes, energies = jax.grad(probed, has_aux=True)(taps)
-        tape = notes["tape"]
-        return {"inputs": energies, "outputs": _outputs(tape, changes)}
+        places: dict[int, tuple[str, np.ndarray]] = {}
+        changes, met = jax.grad(probed, has_aux=True)(taps)
+        return met, _outputs(places, changes)
 
-    found = run(variables, inputs, key)
-    passed = {name: parts["share"] for name, parts in found["inputs"].items()}
-    return {
+    met, outputs = run(variables, inputs, key)
+    shares = {name: each.active for name, each in met.items()}
+    measured = {
         layer.name: Measured(
-            found["inputs"][layer.name]["norm"] if layer.name in found["inputs"] else None,
-            _active(graph, layer, passed),
-            found["outputs"].get(layer.name),
+            jnp.sqrt(met[layer.name].square) if layer.name in met else None,
+            _active(graph, layer, shares),
+            outputs.get(layer.name),
         )
         for layer in graph.layers
-        if layer.name in found["inputs"] or layer.name in found["outputs"]
+        if layer.name in met or layer.name in outputs
     }
+    _check_finite(measured)
+    return measured
+
+
+def _check_layers(graph: Graph, builder: GraphBuilder) -> None:
+    """Refuse a graph with layers that the model does not read."""
+    for name in graph.names:
+        if name not in builder.layers:
+            raise PruningError(
+                f"layer {name!r} of the graph is not read by the model"
+                f"{nearest(name, builder.layers)}: pass the graph that trace gives of this model"
+            )
+
+
+def _check_finite(measured: dict[str, Measured]) -> None:
+    """Refuse NaN and infinite norms, where they can be seen: first where they came in."""
+    for name, found in measured.items():
+        for field, values in zip(found._fields, found, strict=True):
+            if values is None or isinstance(values, jax.core.Tracer):
+                continue
+            bad = int((~np.isfinite(np.asarray(values))).sum())
+            if bad:
+                raise PruningError(
+                    f"the measured {field} of layer {name!r} is NaN or infinite in {bad} of "
+                    f"{values.size} neurons: mend the inputs, or the parameters before it"
+                )
 
 
 class _Tape:
-    """What is met on the way through a model."""
+    """What is met on the way through a model.
+
+    Attributes:
+      taps: what is added to the outputs of layers, by place; None to find out their shapes.
+      outputs: by place.
+      places: the layer at each, and the channels of its output.
+      inputs: by layer.
+    """
 
     def __init__(self, taps: dict[int, jax.Array] | None):
         self.taps = taps
         self.outputs: dict[int, jax.Array] = {}
-        self.places: dict[int, tuple[str, Act]] = {}
-        self.inputs: dict[str, dict[str, jax.Array]] = {}
-        self.energy: dict[str, list[tuple[jax.Array, jax.Array, int]]] = {}
+        self.places: dict[int, tuple[str, np.ndarray]] = {}
+        self.inputs: dict[str, _Input] = {}
+
+    def note(self, name: str, square: jax.Array, active: jax.Array) -> None:
+        """Note what reaches a layer, once more where it is read again."""
+        old = self.inputs.get(name)
+        if old is not None:
+            times = old.times + 1
+            square = (old.square * old.times + square) / times
+            active = (old.active * old.times + active) / times
+        self.inputs[name] = _Input(square, active, 1 if old is None else old.times + 1)
+
+    def tap(self, name: str, ids: np.ndarray, array: jax.Array) -> jax.Array:
+        """Note what a layer gives, and return it with what is added."""
+        place = len(self.outputs)
+        self.outputs[place], self.places[place] = array, (name, ids)
+        return array if self.taps is None else array + self.taps[place]
 
 
-def _fresh(draft: Draft) -> Draft:
-    return Draft(draft.shapes, draft.kernels)
-
-
-def _both(draft: Draft, tape: _Tape) -> Reader:
+def _pair_interpreter(builder: GraphBuilder, tape: _Tape) -> Interpreter:
     """Return how to read a program as channel numbers and as arrays at once."""
-    plain = reader(draft)
+    graph = graph_interpreter(builder)
 
-    def literal(value: Any) -> _Both:
-        return _Both(plain.literal(value), value)
+    def evaluated(eqn: JaxprEqn, values: Sequence[_Pair], seen: Sequence[Value]) -> list[_Pair]:
+        arrays = evaluate(eqn, [value.array for value in values])
+        return [_Pair(*pair) for pair in zip(seen, arrays, strict=True)]
 
-    def equation(eqn: JaxprEqn, values: list[_Both]) -> Sequence[_Both]:
-        draft.met.clear()
-        seen = plain.equation(eqn, [value.seen for value in values])
-        arrays = eqn.primitive.bind(*(value.array for value in values), **eqn.params)
-        arrays = list(arrays) if eqn.primitive.multiple_results else [arrays]
-        for name, rows in draft.met:
-            arrays[0] = _note(draft, tape, name, rows, values, seen[0], arrays[0])
-        return [_Both(*pair) for pair in zip(seen, arrays, strict=True)]
+    def seen_in(values: Sequence[_Pair]) -> list[Value]:
+        return [value.seen for value in values]
 
-    def at(value: _Both, step: int) -> _Both:
-        return _Both(at_step(value.seen, step), value.array[step])
+    def seen_by(inner: Program) -> Run:
+        return functools.partial(read, graph, inner)
 
-    def stack(parts: Sequence[_Both]) -> _Both:
-        seen = stacked_up([part.seen for part in parts])
-        return _Both(seen, jnp.stack([part.array for part in parts]))
+    def literal(value: Any) -> _Pair:
+        return _Pair(graph.literal(value), value)
 
-    def whole(eqn: JaxprEqn, values: list[_Both], seen: Sequence[Any]) -> Sequence[_Both]:
-        arrays = eqn.primitive.bind(*(value.array for value in values), **eqn.params)
-        return [_Both(*pair) for pair in zip(seen, arrays, strict=True)]
+    def equation(eqn: JaxprEqn, values: list[_Pair]) -> Sequence[_Pair]:
+        builder.readings.clear()
+        found = evaluated(eqn, values, graph.equation(eqn, seen_in(values)))
+        for reading in builder.readings:
+            if reading.rows is not None:
+                (x,) = (value.array for value in values if isinstance(value.seen, Traced))
+                size = builder.layers[reading.layer].in_size
+                tape.note(reading.layer, *_energies(x, reading.rows, size))
+            (source,) = found[0].seen.sources
+            found[0] = found[0]._replace(array=tape.tap(reading.layer, source.ids, found[0].array))
+        return found
 
-    def branches(eqn: JaxprEqn, values: list[_Both], run: Callable[..., Any]) -> Sequence[_Both]:
-        seen = plain.branches(
-            eqn, [value.seen for value in values],
-            lambda branch, new: read(plain, branch, new),
-        )  # fmt: skip
-        return whole(eqn, values, seen)
+    def call(eqn: JaxprEqn, values: list[_Pair], run: Run) -> Sequence[_Pair]:
+        if eqn.primitive.name not in _CUSTOM:
+            return run(values)
+        builder.readings.clear()
+        seen = seen_by(programs(eqn)[0])(seen_in(values))
+        return run(values) if builder.readings else evaluated(eqn, values, seen)
 
-    def loop(eqn: JaxprEqn, values: list[_Both], run: Callable[..., Any]) -> Sequence[_Both]:
-        _, n_consts, n_carry = loop_of(eqn)
-        over = values[n_consts + n_carry :]
-        if not any(is_stacked(value.seen) for value in over):
-            body = eqn.params["jaxpr"]
-            seen = plain.loop(
-                eqn, [value.seen for value in values], lambda new: read(plain, body, new)
-            )
-            return whole(eqn, values, seen)
-        return unrolled(eqn, values, run, at, stack)
+    def branches(eqn: JaxprEqn, values: list[_Pair], runs: Sequence[Run]) -> Sequence[_Pair]:
+        seen = graph.branches(eqn, seen_in(values), [seen_by(each) for each in programs(eqn)])
+        return evaluated(eqn, values, seen)
 
-    return Reader(literal, equation, branches, loop, draft.calls)
+    def loop(eqn: JaxprEqn, values: list[_Pair], run: Run) -> Sequence[_Pair]:
+        if goes_over_layers(eqn, seen_in(values)):
+            return unrolled(eqn, values, run, _step_of_pair, _stacked_pairs)
+        seen = graph.loop(eqn, seen_in(values), seen_by(programs(eqn)[0]))
+        return evaluated(eqn, values, seen)
 
-
-def _note(
-    draft: Draft, tape: _Tape, name: str, rows: np.ndarray | None, values: Sequence[_Both],
-    seen: Act, array: jax.Array,
-) -> jax.Array:  # fmt: skip
-    """Note what reaches a layer, and tap its output."""
-    if rows is not None:
-        (x,) = (value.array for value in values if isinstance(value.seen, Act))
-        square, active = widen(x) ** 2, (x != 0).astype(jnp.float32)
-        size = draft.nodes[name].in_size
-        count = x.size // size
-        energy = _by_channel(square, rows, size) / count
-        share = _by_channel(active, rows, size) / count
-        if name in tape.inputs:  # read again
-            old = tape.inputs[name]
-            times = old["times"] + 1
-            energy = (old["norm"] ** 2 * old["times"] + energy) / times
-            share = (old["share"] * old["times"] + share) / times
-        else:
-            times = jnp.ones(())
-        tape.inputs[name] = {"norm": jnp.sqrt(energy), "share": share, "times": times}
-    place = len(tape.outputs)
-    tape.outputs[place], tape.places[place] = array, (name, seen)
-    return array if tape.taps is None else array + tape.taps[place]
+    return Interpreter(literal, equation, call, branches, loop, builder.calls)
 
 
-def _outputs(tape: _Tape, changes: dict[int, jax.Array]) -> dict[str, jax.Array]:
+def _step_of_pair(value: _Pair, step: int) -> _Pair:
+    movement = step_of(value.array.shape, step)
+    return _Pair(step_of_value(value.seen, step), move(_ARRAYS, value.array, movement))
+
+
+def _stacked_pairs(parts: Sequence[_Pair]) -> _Pair:
+    seen = stacked([part.seen for part in parts])
+    return _Pair(seen, jnp.stack([part.array for part in parts]))
+
+
+def _energies(x: jax.Array, rows: np.ndarray, size: int) -> tuple[jax.Array, jax.Array]:
+    """Return means over samples and positions, by input: of squares, and of what is not zero."""
+    count = x.size // size
+    square, active = widen(x) ** 2, (x != 0).astype(jnp.float32)
+    return _by_channel(square, rows, size) / count, _by_channel(active, rows, size) / count
+
+
+def _outputs(
+    places: Mapping[int, tuple[str, np.ndarray]], changes: Mapping[int, jax.Array]
+) -> dict[str, jax.Array]:
+    """Return norms of changes by layer and channel, means over samples."""
     energies: dict[str, jax.Array] = {}
     for place, change in changes.items():
-        name, seen = tape.places[place]
-        ids = seen.routes[0].ids
+        name, ids = places[place]
         size = int(channels.small(ids).max()) + 1
         energy = _by_channel(widen(change) ** 2, ids, size) / change.shape[0]
         energies[name] = energies.get(name, 0.0) + energy

@@ -112,3 +112,12 @@ def test_connect_knows_its_ends() -> None:
     for edge in (Edge("heads", "a"), Edge("a", "heads")):
         with raises("no layer or junction 'heads'", "nearest: 'head'"):
             graph().connect(edge)
+
+
+def test_output_layers_are_found_through_junctions() -> None:
+    first, second = Layer("a", "a/kernel", (3, 4)), Layer("b", "b/kernel", (4, 4))
+    edges = (Edge("a", "b"), Edge("a", "sum 0"), Edge("b", "sum 0"))
+    residual = Graph((first, second), edges, (Junction("sum 0", 4),))
+    assert residual.output_layers == ("a", "b")
+    assert Graph((first, second), edges[:1]).output_layers == ("b",)
+    assert Graph((first, second), edges[:1], returned=frozenset("a")).output_layers == ("a", "b")
