@@ -1,7 +1,6 @@
 """The nine methods' masks against the oracle; counts, ties, order; invariances; jit and vmap."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import chex
@@ -13,7 +12,6 @@ import pytest
 from hypothesis import strategies as st
 
 from lap_jax import (
-    METHODS,
     LayerSpec,
     Method,
     PruningError,
@@ -36,12 +34,12 @@ from tests.networks import (
     short_net,
     stack,
 )
+from tests.programs import Counting
 
 DETERMINISTIC = list(oracle.METHODS)
 NINE = ["MP", "RP", "LFP", "LBP", *DETERMINISTIC[3:]]
 NAMES = list(mlp())
 SIZES = [63, 72, 40]
-Counter = Callable[[], AbstractContextManager[list[str]]]
 
 
 def layers(params: oracle.Tree) -> list[oracle.Layer]:
@@ -431,34 +429,7 @@ def test_masks_under_vmap_equal_those_one_by_one(method: str) -> None:
     assert_masks(together, kernels(alone, nets[0].names), nets[0].names)
 
 
-def compilations(
-    widths: list[int], count_compilations: Counter, method: str, sparsities: list[Any]
-) -> list[int]:
-    params = jax.tree.map(jnp.asarray, mlp(widths=widths))
-    doubled = jax.tree.map(lambda leaf: leaf * 2, params)
-    graph = chain(params, list(params))
-    counts = []
-    for i, sparsity in enumerate(sparsities):
-        with count_compilations() as compiled:
-            lookahead_masks(doubled if i else params, graph, sparsity, method=method)
-        counts.append(len(compiled))
-    return counts
-
-
-@pytest.mark.parametrize("method", ["LAP", "LAP-forward-seq"])
-def test_one_compilation_serves_the_tree_and_every_sparsity(
-    method: str, count_compilations: Counter
-) -> None:
-    """One program for the whole tree, however many the layers."""
-    new = 40 + METHODS[method].steps  # No width that another test has compiled for.
-    compilations([new, 2], count_compilations, method, [0.5])  # Scalars and the like.
-    small = compilations([new, 13, 7], count_compilations, method, [0.5, 0.7, [0.1, 0.2]])
-    deep = compilations([new, 7, 9, 5, 3, 2], count_compilations, method, [0.5, {"*": 0.123}])
-    assert small == [1, 0, 0]
-    assert deep == [1, 0]
-
-
-def test_a_jitted_call_is_one_program(count_compilations: Counter) -> None:
+def test_a_jitted_call_is_one_program(count_compilations: Counting) -> None:
     params = jax.tree.map(jnp.asarray, mlp())
     with count_compilations() as compiled:
         jax.jit(masks)(params)
@@ -484,7 +455,7 @@ def test_a_residual_graph_is_pruned_in_order() -> None:
         name: {"kernel": rng.normal(size=shape).astype(np.float32)}
         for name, shape in {"a": (7, 9), "b": (9, 9), "c": (9, 8)}.items()
     }
-    declared = ["a", "b", LayerSpec("c", previous=("a", "b"))]
+    declared: list[Any] = ["a", "b", LayerSpec("c", previous=("a", "b"))]
     found = lookahead_masks(params, declared, 0.5, method="LAP-forward")
     a, b, c = (np.asarray(params[name]["kernel"], np.float64) for name in "abc")
     mask_a = oracle.keep_best(np.abs(a) * np.sqrt((b**2).sum(1) + (c**2).sum(1)), 32)
