@@ -27,6 +27,20 @@ def mlp(seed: int = 0, widths: Sequence[int] = WIDTHS, dtype: Any = np.float32) 
     return oracle.dense_tree(np.random.default_rng(seed), widths, dtype)
 
 
+def tree(**shapes: tuple[int, ...]) -> oracle.Tree:
+    """Layers by name, each with a kernel of that shape and nothing else."""
+    rng = np.random.default_rng(0)
+    return {
+        name: {"kernel": rng.normal(size=shape).astype(np.float32)}
+        for name, shape in shapes.items()
+    }
+
+
+def norms_of(*sizes: int) -> tuple[oracle.Tree, oracle.Tree]:
+    """``BatchNorm_0``, ... of so many channels: parameters and statistics."""
+    return oracle.norm_trees(np.random.default_rng(0), sizes)
+
+
 def full_of(value: float, widths: Sequence[int] = WIDTHS) -> oracle.Tree:
     """The same layers without biases, all weights equal."""
     return {

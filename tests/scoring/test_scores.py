@@ -169,7 +169,7 @@ def test_the_norms_own_epsilon_is_used() -> None:
     layers = oracle.layers_of(
         params, list(params), gain=[oracle.gain(norms, stats, "BatchNorm_0", 1e-3), None]
     )
-    declared = ["Dense_0", Norm("BatchNorm_0", epsilon=1e-3), "Dense_1"]
+    declared: list[Any] = ["Dense_0", Norm("BatchNorm_0", epsilon=1e-3), "Dense_1"]
     found = lookahead_scores(params | norms, declared, batch_stats=stats)
     assert_close(found, oracle.chain_eq9(layers), 1e-5)
 
@@ -181,7 +181,7 @@ def test_norm_without_statistics_is_its_scale_alone() -> None:
     layers = oracle.layers_of(
         params, list(params), gain=[norms["LayerNorm_0"]["scale"].astype(np.float64), None]
     )
-    declared = ["Dense_0", Norm("LayerNorm_0", statistics=False), "Dense_1"]
+    declared: list[Any] = ["Dense_0", Norm("LayerNorm_0", statistics=False), "Dense_1"]
     assert_close(lookahead_scores(params | norms, declared), oracle.chain_eq9(layers), 1e-5)
 
 
@@ -252,7 +252,7 @@ def test_one_output_read_by_several_layers() -> None:
 def test_identity_branch_adds_a_unit_path() -> None:
     """a, then x + b(x), then c: b's neighbours in chain order, plus 1 for the identity."""
     params = branches(np.random.default_rng(3), a=(3, 4), b=(4, 4), c=(4, 2))
-    declared = [
+    declared: list[Any] = [
         LayerSpec("a", next=("b", IDENTITY)),
         "b",
         LayerSpec("c", previous=("b", IDENTITY)),

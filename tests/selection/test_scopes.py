@@ -4,6 +4,7 @@ import operator
 import warnings
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,10 +56,8 @@ def some(seed: int = 0, ties: bool = False) -> Arrays:
 
 
 def assert_equal(found: Any, wanted: Arrays) -> None:
-    assert set(found) == set(wanted)
-    for name, mask in wanted.items():
-        assert found[name].dtype == bool
-        np.testing.assert_array_equal(np.asarray(found[name]), mask, err_msg=name)
+    chex.assert_type(list(found.values()), bool)
+    chex.assert_trees_all_equal(dict(found), wanted)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -214,8 +213,8 @@ def test_scopes_under_jit_and_vmap(scope: Scope) -> None:
     together = jax.jit(jax.vmap(masks))(stacked)
     for index in range(3):
         alone = masks(jax.tree.map(operator.itemgetter(index), stacked))
-        for name in PARAMS:
-            np.testing.assert_array_equal(together[name]["kernel"][index], alone[name]["kernel"])
+        mine = jax.tree.map(operator.itemgetter(index), together)
+        chex.assert_trees_all_equal(mine, alone)
 
 
 @pytest.mark.parametrize(
@@ -226,8 +225,7 @@ def test_what_is_pruned_in_a_step_stays_pruned(scope: Scope) -> None:
     method = lap_jax.Method("magnitude")
     one = lookahead_masks(PARAMS, list(PARAMS), 0.75, method=method, scope=scope)
     four = lookahead_masks(PARAMS, list(PARAMS), 0.75, method=method, steps=4, scope=scope)
-    for name in PARAMS:
-        np.testing.assert_array_equal(one[name]["kernel"], four[name]["kernel"])
+    chex.assert_trees_all_equal(one, four)
 
 
 @pytest.mark.parametrize(("axis", "same"), [(-2, "LBP"), (-1, "LFP")])
@@ -239,8 +237,7 @@ def test_groups_make_one_factor_cancel_and_say_so(axis: int, same: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         wanted = lookahead_masks(PARAMS, list(PARAMS), 0.5, scope=scope, method=same)
-    for name in PARAMS:
-        np.testing.assert_array_equal(found[name]["kernel"], wanted[name]["kernel"])
+    chex.assert_trees_all_equal(found, wanted)
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,8 @@ def test_numbers_of_steps_are_whole(name: str, bad: Any) -> None:
 
 
 def test_numbers_of_steps_may_be_numpys() -> None:
-    zero, four, ten = np.int32(0), np.uint8(4), np.int64(10)
+    zero: Any = np.int32(0)
+    four: Any = np.uint8(4)
+    ten: Any = np.int64(10)
     assert cubic_schedule(0.8, zero, ten, four) == cubic_schedule(0.8, 0, 10, 4)
     assert iterative_schedule(0.8, four, ten, zero) == iterative_schedule(0.8, 4, 10, 0)
