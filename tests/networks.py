@@ -111,6 +111,11 @@ def assert_masks(found: Any, wanted: Sequence[Any], names: Iterable[str]) -> Non
     )
 
 
+def assert_kept(found: Any, counts: Sequence[int], names: Iterable[str]) -> None:
+    """The masks of the named layers keep so many weights."""
+    assert [int(np.count_nonzero(mask)) for mask in kernels(found, names)] == list(counts)
+
+
 def assert_same_kernels(found: Any, wanted: Any) -> None:
     """Two trees of masks hold the same in the places of all kernels of the second."""
     names = [name for name in wanted if "kernel" in wanted[name]]

@@ -151,14 +151,6 @@ def test_earlier_masks_count_as_zeros(method: str) -> None:
         assert not (again[name]["kernel"] & ~first[name]["kernel"]).any()
 
 
-def test_masks_that_left_too_little_are_refused() -> None:
-    first = lap_jax.lookahead_masks(network(), CHAIN, 0.9)
-    with pytest.raises(PruningError, match=r"'a': the sparsity keeps 36 weights, .* left 7"):
-        lap_jax.lookahead_masks(network(), CHAIN, 0.5, masks=first)
-    with pytest.raises(PruningError, match=r"masks hold no array at 'b/kernel'"):
-        lap_jax.lookahead_masks(network(), CHAIN, 0.5, masks={"a": first["a"], "c": first["c"]})
-
-
 @pytest.mark.parametrize("inner", [optax.adamw(0.05, weight_decay=0.1), optax.sgd(0.1, 0.9)])
 def test_pruned_weights_are_zero_between_prunings(inner: Any) -> None:
     optimizer = prune_in_training(inner, graph(), iterative_schedule(0.7, 2, 5), reconnect=False)
