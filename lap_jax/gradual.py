@@ -102,7 +102,7 @@ def prune_in_training(
       >>> int((optax.apply_updates(params, updates)["a"]["kernel"] != 0).sum())
       8
     """
-    method = checked_method(method)
+    method = checked_method(method, tensors=())
     scope = checked_scope_of(method, scope)
     kept, steps = _table(graph, method, scope, schedule, reconnect)
     if rewind and reconnect:
