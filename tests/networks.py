@@ -101,6 +101,11 @@ def kernels(tree: Any, names: Iterable[str]) -> list[Array]:
     return [np.asarray(tree[name]["kernel"]) for name in names]
 
 
+def assert_close(found: dict[str, jax.Array], wanted: Sequence[Any], rtol: float) -> None:
+    """Scores by layer are those, of their shapes, to float64 where they are float64."""
+    chex.assert_trees_all_close(dict(found), dict(zip(found, wanted, strict=True)), rtol=rtol)
+
+
 def assert_masks(found: Any, wanted: Sequence[Any], names: Iterable[str]) -> None:
     """The masks of the named layers are boolean and equal, entry by entry."""
     names = list(names)

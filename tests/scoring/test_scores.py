@@ -12,21 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from lap_jax import IDENTITY, LayerSpec, Method, Norm, PruningError, chain, lookahead_scores
+from lap_jax import LayerSpec, Method, Norm, PruningError, chain, lookahead_scores
 from lap_jax.graph.layers import Factor, Index, Junction, Layer
 from lap_jax.scoring.scores import Gain, gain
 from tests import oracle
+from tests.networks import assert_close
 
 SEEDS = st.integers(0, 2**31)
 WIDTHS = st.lists(st.integers(1, 6), min_size=2, max_size=5)
 DIRECTIONS = {"LAP": "both", "LFP": "forward", "LBP": "backward"}
-
-
-def assert_close(found: dict[str, jax.Array], wanted: Sequence[Any], rtol: float) -> None:
-    assert len(found) == len(wanted)
-    for scores, expected in zip(found.values(), wanted, strict=True):
-        assert scores.shape == expected.shape
-        np.testing.assert_allclose(np.asarray(scores, np.float64), expected, rtol=rtol)
 
 
 def assert_proportional(found: dict[str, jax.Array], wanted: Sequence[Any], rtol: float) -> None:
@@ -183,91 +177,6 @@ def test_norm_without_statistics_is_its_scale_alone() -> None:
     )
     declared: list[Any] = ["Dense_0", Norm("LayerNorm_0", statistics=False), "Dense_1"]
     assert_close(lookahead_scores(params | norms, declared), oracle.chain_eq9(layers), 1e-5)
-
-
-# ---------------------------------------------------------------- graphs that are not a chain
-
-
-def branches(rng: np.random.Generator, **shapes: tuple[int, int]) -> oracle.Tree:
-    return {
-        name: {"kernel": rng.normal(size=shape).astype(np.float32)}
-        for name, shape in shapes.items()
-    }
-
-
-def matrix(params: oracle.Tree, name: str) -> Any:
-    return np.asarray(params[name]["kernel"], np.float64).T
-
-
-def dense(params: oracle.Tree, name: str) -> oracle.Layer:
-    return oracle.Layer(np.asarray(params[name]["kernel"], np.float64))
-
-
-def test_summed_inputs_are_independent_sources() -> None:
-    """c reads a(x) + b(y): its block sees [A B] on the two inputs side by side."""
-    params = branches(np.random.default_rng(0), a=(3, 4), b=(2, 4), c=(4, 5))
-    found = lookahead_scores(
-        params, ["a", LayerSpec("b", previous=()), LayerSpec("c", previous=("a", "b"))]
-    )
-    ones = np.ones((1, 5))
-    before = np.hstack([matrix(params, "a"), matrix(params, "b")])
-    wanted = [
-        oracle.eq4(dense(params, "a"), np.ones((3, 1)), matrix(params, "c")),
-        oracle.eq4(dense(params, "b"), np.ones((2, 1)), matrix(params, "c")),
-        oracle.eq4(dense(params, "c"), before, ones),
-    ]
-    assert_close(found, wanted, 1e-5)
-
-
-def test_concatenated_inputs_sit_side_by_side() -> None:
-    """c reads [a(x), b(y)]: its first rows belong to a, the others to b."""
-    params = branches(np.random.default_rng(1), a=(3, 4), b=(2, 6), c=(10, 5), d=(5, 2))
-    found = lookahead_scores(
-        params, ["a", LayerSpec("b", previous=()), LayerSpec("c", previous=("a", "b")), "d"]
-    )
-    a, b, c, d = (matrix(params, name) for name in params)
-    before = np.block([[a, np.zeros((4, 2))], [np.zeros((6, 3)), b]])
-    wanted = [
-        oracle.eq4(dense(params, "a"), np.ones((3, 1)), c[:, :4]),
-        oracle.eq4(dense(params, "b"), np.ones((2, 1)), c[:, 4:]),
-        oracle.eq4(dense(params, "c"), before, d),
-        oracle.eq4(dense(params, "d"), c, np.ones((1, 2))),
-    ]
-    assert_close(found, wanted, 1e-5)
-
-
-def test_one_output_read_by_several_layers() -> None:
-    """b and c both read a: a's block ends in both outputs, one above the other."""
-    params = branches(np.random.default_rng(2), a=(3, 4), b=(4, 2), c=(4, 5))
-    found = lookahead_scores(params, ["a", "b", LayerSpec("c", previous="a")])
-    a, b, c = (matrix(params, name) for name in params)
-    wanted = [
-        oracle.eq4(dense(params, "a"), np.ones((3, 1)), np.vstack([b, c])),
-        oracle.eq4(dense(params, "b"), a, np.ones((1, 2))),
-        oracle.eq4(dense(params, "c"), a, np.ones((1, 5))),
-    ]
-    assert_close(found, wanted, 1e-5)
-
-
-def test_identity_branch_adds_a_unit_path() -> None:
-    """a, then x + b(x), then c: b's neighbours in chain order, plus 1 for the identity."""
-    params = branches(np.random.default_rng(3), a=(3, 4), b=(4, 4), c=(4, 2))
-    declared: list[Any] = [
-        LayerSpec("a", next=("b", IDENTITY)),
-        "b",
-        LayerSpec("c", previous=("b", IDENTITY)),
-    ]
-    found = lookahead_scores(params, declared)
-    a, b, c = (matrix(params, name) for name in params)
-    closed = np.sqrt((c**2).sum(0)), np.sqrt((b**2).sum(1) + 1), np.sqrt((b**2).sum(0) + 1)
-    np.testing.assert_allclose(found["a"], np.abs(a.T) * closed[2], rtol=1e-5)
-    np.testing.assert_allclose(found["c"], np.abs(c.T) * closed[1][:, None], rtol=1e-5)
-    wanted = [
-        oracle.eq4(dense(params, "a"), np.ones((3, 1)), np.vstack([b, np.eye(4)])),
-        oracle.eq4(dense(params, "b"), a, c),
-        oracle.eq4(dense(params, "c"), np.hstack([b, np.eye(4)]), np.ones((1, 2))),
-    ]
-    assert_close(found, wanted, 1e-5)
 
 
 # ---------------------------------------------------------------- scores for their own sake

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lap_jax
-from lap_jax import PruningError, Scope, lookahead_masks, masks_from_scores
+from lap_jax import LayerSpec, PruningError, Scope, lookahead_masks, masks_from_scores
 
 Arrays = dict[str, np.ndarray]
 
@@ -156,6 +156,90 @@ def test_channels_stay_or_go_as_a_whole() -> None:
         kept = first_of_largest(norms, round(0.5 * norms.size))
         wanted[name] = np.broadcast_to(kept, each.shape)
     assert_equal(masks_from_scores(scores, 0.5, scope=Scope(unit="channel")), wanted)
+
+
+# ---------------------------------------------------------------- numbers that are subnormal
+
+UNIT = 2.0**-149
+"""The smallest float32 above zero; processors take all below ``2**23`` of them for zero."""
+
+
+def in_units(seed: int, most: int = 2**22) -> dict[str, Any]:
+    """Scores as whole numbers of units."""
+    rng = np.random.default_rng(seed)
+    shapes = {"conv": (3, 3, 4, 8), "dense": (16, 12), "tiny": (4, 4)}
+    return {name: rng.integers(0, most, shape) for name, shape in shapes.items()}
+
+
+def as_scores(numbers: dict[str, Any]) -> Arrays:
+    return {name: each.astype(np.int32).view(np.float32) for name, each in numbers.items()}
+
+
+@pytest.mark.parametrize("most", [2**22, 40], ids=["many values", "ties"])
+@pytest.mark.parametrize(
+    "scope",
+    [
+        Scope(),
+        Scope(group=(2, 4)),
+        Scope(group=(2, 4), axis=-1),
+        Scope("global", "none"),
+        Scope(unit="channel"),
+        Scope(unit=(2, 2)),
+        Scope("global", "none", unit="channel"),
+        Scope("global", "none", unit=(2, 4)),
+    ],
+    ids=str,
+)
+def test_subnormal_scores_are_told_apart_as_whole_numbers_are(scope: Scope, most: int) -> None:
+    """The same masks as those of the numbers of units, which float32 holds exactly."""
+    numbers = in_units(5, most)
+    if scope.unit != (1, 1):  # A norm of units is rounded to one: where that can be, it is exact.
+        numbers = {name: each // 1024 * 1024 for name, each in numbers.items()}
+        numbers = {name: alone(scope, each) for name, each in numbers.items()}
+    large = {name: each.astype(np.float32) for name, each in numbers.items()}
+    found = masks_from_scores(as_scores(numbers), 0.5, scope=scope)
+    wanted = masks_from_scores(large, 0.5, scope=scope)
+    assert_equal(found, {name: np.asarray(mask) for name, mask in wanted.items()})
+
+
+def alone(scope: Scope, numbers: Any) -> Any:
+    """Numbers of which each unit holds one that is not zero, and so is its norm."""
+    left = np.zeros_like(numbers)
+    if scope.unit == "channel":
+        flat = left.reshape(-1, left.shape[-1])
+        flat[0] = numbers.reshape(flat.shape)[0]
+    else:
+        rows, columns = scope.unit
+        left[..., ::rows, ::columns] = numbers[..., ::rows, ::columns]
+    return left
+
+
+@pytest.mark.parametrize("normalize", ["norm", "lamp"])
+@pytest.mark.parametrize("seed", [6, 7])
+def test_subnormal_scores_are_compared_by_their_share(normalize: str, seed: int) -> None:
+    numbers = in_units(seed)
+    scope = Scope("global", normalize)
+    ranked = {
+        name: lamp(each) if normalize == "lamp" else each / np.linalg.norm(each.astype(float))
+        for name, each in numbers.items()
+    }
+    found = masks_from_scores(as_scores(numbers), 0.6, scope=scope)
+    assert_equal(found, wanted_globally(ranked, 0.6))
+
+
+@pytest.mark.parametrize(
+    "scope", [Scope(), Scope("global", "none"), Scope(group=(2, 4)), Scope(unit="channel")], ids=str
+)
+def test_weights_that_are_subnormal_are_pruned_by_their_magnitude(scope: Scope) -> None:
+    params = {name: {"kernel": -each} for name, each in as_scores(in_units(8)).items()}
+    del params["tiny"]
+    large = {name: {"kernel": each.astype(np.float32)} for name, each in in_units(8).items()}
+    layers = ["conv", LayerSpec("dense", previous=())]
+    found = lookahead_masks(params, layers, 0.5, method="MP", scope=scope)
+    del large["tiny"]
+    chex.assert_trees_all_equal(
+        found, lookahead_masks(large, layers, 0.5, method="MP", scope=scope)
+    )
 
 
 @given(st.data())

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lap_jax import PruningError, keep_largest, masks_from_scores
-from lap_jax.scoring.norms import add_up, euclidean
 
 DTYPES = {
     "float32": np.float32,
@@ -115,20 +114,3 @@ def test_those_outside_come_last_zeros_included() -> None:
 def test_no_scores_at_all_are_refused() -> None:
     with pytest.raises(PruningError, match="'a' of shape \\(0, 3\\) holds no"):
         masks_from_scores({"a": np.ones((0, 3), np.float32)}, 0.5)
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 10, 11, 16, 27, 64, 97, 500, 784, 1000])
-def test_add_up_adds_everything_once(size: int) -> None:
-    ones = jnp.ones((3, size, 2))
-    np.testing.assert_array_equal(add_up(ones, 1), np.full((3, 2), size))
-    np.testing.assert_array_equal(add_up(ones, -2), np.full((3, 2), size))
-    powers = 2.0 ** -np.arange(min(size, 20)).astype(np.float32)
-    np.testing.assert_array_equal(add_up(jnp.asarray(powers), 0), powers.sum())
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
-def test_norms_neither_overflow_nor_underflow(scale: float) -> None:
-    x = np.random.default_rng(4).normal(size=(500, 3)).astype(np.float32) * np.float32(scale)
-    wanted = np.linalg.norm(x.astype(np.float64), axis=0)
-    np.testing.assert_allclose(euclidean(jnp.asarray(x), 0), wanted, rtol=1e-6)
-    np.testing.assert_array_equal(euclidean(jnp.zeros((5, 2)), 0), [0, 0])
