@@ -209,6 +209,7 @@ def alone(scope: Scope, numbers: Any) -> Any:
         flat = left.reshape(-1, left.shape[-1])
         flat[0] = numbers.reshape(flat.shape)[0]
     else:
+        assert not isinstance(scope.unit, str)
         rows, columns = scope.unit
         left[..., ::rows, ::columns] = numbers[..., ::rows, ::columns]
     return left
@@ -234,7 +235,7 @@ def test_weights_that_are_subnormal_are_pruned_by_their_magnitude(scope: Scope) 
     params = {name: {"kernel": -each} for name, each in as_scores(in_units(8)).items()}
     del params["tiny"]
     large = {name: {"kernel": each.astype(np.float32)} for name, each in in_units(8).items()}
-    layers = ["conv", LayerSpec("dense", previous=())]
+    layers: list[Any] = ["conv", LayerSpec("dense", previous=())]
     found = lookahead_masks(params, layers, 0.5, method="MP", scope=scope)
     del large["tiny"]
     chex.assert_trees_all_equal(
