@@ -21,6 +21,9 @@ Array = np.ndarray[Any, Any]
 WIDTHS = (7, 9, 8, 5)
 """Of a dense network: three layers of different shapes."""
 
+EQUAL = (8, 8, 8, 8)
+"""Three layers of one shape, which blocks and groups divide: one program serves them all."""
+
 
 def mlp(seed: int = 0, widths: Sequence[int] = WIDTHS, dtype: Any = np.float32) -> oracle.Tree:
     """``Dense_0``, ``Dense_1``, ... with kernels and biases."""

@@ -11,7 +11,7 @@ import pytest
 from lap_jax import Measured, Method, Norm, Scope, lookahead_masks, lookahead_scores
 from lap_jax.checks import check_lowest, is_seen
 from tests import oracle
-from tests.networks import assert_kept, kernels, mlp, norms_of, refused
+from tests.networks import EQUAL, assert_kept, kernels, mlp, norms_of, refused
 
 NAMES = list(mlp())
 NINE = ["MP", "RP", "LFP", "LBP", *list(oracle.METHODS)[3:]]
@@ -170,8 +170,7 @@ def test_masks_of_another_network() -> None:
         masks(mlp(), 0.6, masks=first)
 
 
-PARAMS = mlp(widths=(8, 12, 16, 4))
-"""Sizes that blocks and groups divide."""
+PARAMS = mlp(widths=EQUAL)
 
 LEFT = {
     "weights": Scope(),
@@ -188,21 +187,21 @@ def left_over(units: str) -> dict[str, Any]:
         name: {"kernel": np.ones(layer["kernel"].shape, bool), "bias": np.array(True)}
         for name, layer in PARAMS.items()
     }
-    found["Dense_1"]["kernel"][:, 3:] = False
+    found["Dense_1"]["kernel"][:, 2:] = False
     if units == "weights of a group":
-        found["Dense_1"]["kernel"] = np.ones((12, 16), bool)
+        found["Dense_1"]["kernel"] = np.ones((8, 8), bool)
         found["Dense_1"]["kernel"][4:7, 5] = False  # one group of four, of which one is left
     if units == "all weights":
-        found["Dense_0"]["kernel"][:, 3:] = False
+        found["Dense_0"]["kernel"][:, 2:] = found["Dense_2"]["kernel"][:, 2:] = False
     return found
 
 
 SAID = {
-    "weights": ("layer 'Dense_1'", "keeps 96 weights", "left 36"),
+    "weights": ("layer 'Dense_1'", "keeps 32 weights", "left 16"),
     "weights of a group": ("layer 'Dense_1'", "keeps 2 weights of a group", "left 1"),
-    "blocks": ("layer 'Dense_1'", "keeps 24 blocks", "left 12"),
-    "channels": ("layer 'Dense_1'", "keeps 8 channels", "left 3"),
-    "all weights": ("all layers together", "keeps 176 weights", "left 124"),
+    "blocks": ("layer 'Dense_1'", "keeps 8 blocks", "left 4"),
+    "channels": ("layer 'Dense_1'", "keeps 4 channels", "left 2"),
+    "all weights": ("all layers together", "keeps 96 weights", "left 48"),
 }
 
 
@@ -221,7 +220,7 @@ def test_masks_that_left_too_little_keep_what_they_left_under_a_trace(
     """Values cannot be seen there: less is kept, by the layer that has less, and no more."""
     start, scope = left_over(units), LEFT[units]
     pruned = jax.jit(lambda params, start: masks(
-        params, 0.5, scope=scope, masks=start, method="LBP", steps=steps))  # fmt: skip
+        params, 0.5, scope=scope, masks=start, method="MP", steps=steps))  # fmt: skip
     found = [np.asarray(mask) for mask in kernels(pruned(PARAMS, start), PARAMS)]
     before = kernels(start, PARAMS)
     for mask, earlier in zip(found, before, strict=True):
@@ -230,11 +229,11 @@ def test_masks_that_left_too_little_keep_what_they_left_under_a_trace(
         chex.assert_trees_all_equal(found, before)
         return
     # The others keep exactly half, and this one all that there is.
-    assert [mask.sum() for mask in (found[0], found[2])] == [48, 32]
+    assert [mask.sum() for mask in (found[0], found[2])] == [32, 32]
     if units == "weights of a group":
-        wanted = np.full((3, 16), 2)
+        wanted = np.full((2, 8), 2)
         wanted[1, 5] = 1
-        chex.assert_trees_all_equal(found[1].reshape(3, 4, 16).sum(1), wanted)
+        chex.assert_trees_all_equal(found[1].reshape(2, 4, 8).sum(1), wanted)
     else:
         chex.assert_trees_all_equal(found[1], before[1])
 
@@ -244,18 +243,18 @@ def test_counts_are_exact_after_masks_that_left_enough(units: str) -> None:
     """Under a trace as without one."""
     scope = LEFT[units]
     before: Any = {"Dense_0": 0.0, "*": 0.5} if scope.group else 0.25
-    start = masks(PARAMS, before, scope=scope, method="LBP")
+    start = masks(PARAMS, before, scope=scope, method="MP")
 
     def pruned(params: Any, start: Any) -> Any:
-        return masks(params, 0.5, scope=scope, masks=start, method="LBP")
+        return masks(params, 0.5, scope=scope, masks=start, method="MP")
 
     found = pruned(PARAMS, start)
     chex.assert_trees_all_equal(jax.jit(pruned)(PARAMS, start), found)
     total = [mask.sum() for mask in kernels(found, PARAMS)]
     if scope.compare == "global":
-        assert sum(total) == round(0.5 * (96 + 192 + 64))
+        assert sum(total) == 96
     else:
-        assert total == [48, 96, 32]
+        assert total == [32, 32, 32]
     for mask, earlier in zip(kernels(found, PARAMS), kernels(start, PARAMS), strict=True):
         assert not (mask & ~earlier).any()
 
@@ -270,14 +269,15 @@ def test_scores_that_are_no_scores(least: float, said: str) -> None:
     check_lowest({"a": jnp.zeros(()), "b": jnp.float32(np.inf)})
 
 
+def taylor(kernel: jax.Array, gradients: jax.Array) -> jax.Array:
+    return jnp.abs(kernel * gradients)
+
+
 @pytest.mark.parametrize("bad", NOT_FINITE)
 def test_tensors_that_are_not_finite(bad: float) -> None:
-    def score(kernel: jax.Array, gradients: jax.Array) -> jax.Array:
-        return jnp.abs(kernel * gradients)
-
     gradients = mlp(1)
     gradients["Dense_2"]["kernel"][1, 1] = bad
-    settings: dict[str, Any] = {"method": Method(score), "tensors": {"gradients": gradients}}
+    settings: dict[str, Any] = {"method": Method(taylor), "tensors": {"gradients": gradients}}
     with refused("tensor 'gradients' at 'Dense_2/kernel'", "1 NaN or infinite"):
         masks(mlp(), **settings)
     with refused("tensor 'gradients' at 'Dense_2/kernel'", "1 NaN or infinite"):

@@ -26,6 +26,11 @@ from tests.networks import Array
 TINY, SMALLEST = np.float32(2.0**-126), np.float32(2.0**-149)
 
 
+norm, total, squares = (
+    jax.jit(function, static_argnums=1) for function in (euclidean, add_up, sum_squares)
+)
+
+
 def bits(x: Any) -> Array:
     """Of float32, to compare what processors take for zero."""
     return np.asarray(x, np.float32).view(np.int32)
@@ -34,10 +39,10 @@ def bits(x: Any) -> Array:
 @pytest.mark.parametrize("size", [1, 2, 8, 9, 10, 11, 27, 64, 97, 500, 784])
 def test_add_up_adds_everything_once(size: int) -> None:
     ones = jnp.ones((3, size, 2))
-    chex.assert_trees_all_equal(add_up(ones, 1), np.full((3, 2), size, np.float32))
-    chex.assert_trees_all_equal(add_up(ones, -2), np.full((3, 2), size, np.float32))
+    chex.assert_trees_all_equal(total(ones, 1), np.full((3, 2), size, np.float32))
+    chex.assert_trees_all_equal(total(ones, -2), np.full((3, 2), size, np.float32))
     powers = 2.0 ** -np.arange(min(size, 20)).astype(np.float32)
-    chex.assert_trees_all_equal(add_up(jnp.asarray(powers), 0), powers.sum())
+    chex.assert_trees_all_equal(total(jnp.asarray(powers), 0), powers.sum())
 
 
 SHAPES = {"matrix": (50, 3), "tensor": (3, 7, 10)}
@@ -48,7 +53,7 @@ SHAPES = {"matrix": (50, 3), "tensor": (3, 7, 10)}
 def test_norms_neither_overflow_nor_underflow(scale: float, shape: tuple[int, ...]) -> None:
     x = np.random.default_rng(4).normal(size=shape).astype(np.float32) * np.float32(scale)
     for axis in range(len(shape)):
-        found = euclidean(jnp.asarray(x), axis)
+        found = norm(jnp.asarray(x), axis)
         chex.assert_type(found, jnp.float32)
         wanted = np.linalg.norm(x.astype(np.float64), axis=axis)
         chex.assert_trees_all_close(found, wanted, rtol=1e-6)
@@ -65,11 +70,11 @@ def test_sums_of_squares_are_numpys_where_the_mask_says(seed: int, axis: int) ->
     among = jnp.asarray(rng.random((12, 5)) < 0.5)
     wide = np.square(np.asarray(x, np.float64) / 4)
     scale = jnp.float32(4)
-    chex.assert_trees_all_close(sum_squares(x, axis, scale), wide.sum(axis), rtol=1e-6)
-    found = sum_squares(x, axis, scale, among)
+    chex.assert_trees_all_close(squares(x, axis, scale), wide.sum(axis), rtol=1e-6)
+    found = squares(x, axis, scale, among)
     chex.assert_trees_all_close(found, np.where(among, wide, 0).sum(axis), rtol=1e-6)
     # What is left out counts as zeros do, to the bit.
-    zeroed = sum_squares(jnp.where(among, x, 0), axis, scale)
+    zeroed = squares(jnp.where(among, x, 0), axis, scale)
     chex.assert_trees_all_equal(found, zeroed)
 
 
