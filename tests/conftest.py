@@ -52,9 +52,9 @@ def count_compilations() -> Callable[[], contextlib.AbstractContextManager[list[
         events: list[str] = []
         open_ = True
 
-        def listen(name: str, _seconds: float, **_: object) -> None:
-            if open_ and name.endswith("backend_compile_duration"):
-                events.append(name)
+        def listen(event: str, duration_secs: float, **_: str | int) -> None:
+            if open_ and event.endswith("backend_compile_duration"):
+                events.append(event)
 
         jax.monitoring.register_event_duration_secs_listener(listen)
         try:

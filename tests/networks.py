@@ -21,10 +21,27 @@ Array = np.ndarray[Any, Any]
 WIDTHS = (7, 9, 8, 5)
 """Of a dense network: three layers of different shapes."""
 
+EQUAL = (8, 8, 8, 8)
+"""Three layers of one shape, which blocks and groups divide: one program serves them all."""
+
 
 def mlp(seed: int = 0, widths: Sequence[int] = WIDTHS, dtype: Any = np.float32) -> oracle.Tree:
     """``Dense_0``, ``Dense_1``, ... with kernels and biases."""
     return oracle.dense_tree(np.random.default_rng(seed), widths, dtype)
+
+
+def tree(**shapes: tuple[int, ...]) -> oracle.Tree:
+    """Layers by name, each with a kernel of that shape and nothing else."""
+    rng = np.random.default_rng(0)
+    return {
+        name: {"kernel": rng.normal(size=shape).astype(np.float32)}
+        for name, shape in shapes.items()
+    }
+
+
+def norms_of(*sizes: int) -> tuple[oracle.Tree, oracle.Tree]:
+    """``BatchNorm_0``, ... of so many channels: parameters and statistics."""
+    return oracle.norm_trees(np.random.default_rng(0), sizes)
 
 
 def full_of(value: float, widths: Sequence[int] = WIDTHS) -> oracle.Tree:
@@ -87,6 +104,11 @@ def kernels(tree: Any, names: Iterable[str]) -> list[Array]:
     return [np.asarray(tree[name]["kernel"]) for name in names]
 
 
+def assert_close(found: dict[str, jax.Array], wanted: Sequence[Any], rtol: float) -> None:
+    """Scores by layer are those, of their shapes, to float64 where they are float64."""
+    chex.assert_trees_all_close(dict(found), dict(zip(found, wanted, strict=True)), rtol=rtol)
+
+
 def assert_masks(found: Any, wanted: Sequence[Any], names: Iterable[str]) -> None:
     """The masks of the named layers are boolean and equal, entry by entry."""
     names = list(names)
@@ -95,6 +117,11 @@ def assert_masks(found: Any, wanted: Sequence[Any], names: Iterable[str]) -> Non
     chex.assert_trees_all_equal(
         dict(zip(names, masks, strict=True)), dict(zip(names, wanted, strict=True))
     )
+
+
+def assert_kept(found: Any, counts: Sequence[int], names: Iterable[str]) -> None:
+    """The masks of the named layers keep so many weights."""
+    assert [int(np.count_nonzero(mask)) for mask in kernels(found, names)] == list(counts)
 
 
 def assert_same_kernels(found: Any, wanted: Any) -> None:

@@ -101,17 +101,18 @@ def chain_eq4(layers: Sequence[Layer], grid: int = 1, direction: str = "both") -
     """Eq. (4) along a chain; `W_0` and `W_{L+1}` are ones with a single input or output channel."""
     matrices, gains, grids = [], [], [grid]
     for layer in layers:
-        matrix, after = jacobian(layer, grids[-1])
+        matrix, smaller = jacobian(layer, grids[-1])
         matrices.append(matrix)
         gains.append(norm_matrix(layer.gain, matrix.shape[0]))
-        grids.append(after)
+        grids.append(smaller)
     scores = []
     for i, layer in enumerate(layers):
         outputs, inputs = matrices[i].shape
         dense = layer.kernel.ndim == 2
         positions = 1 if dense else grids[i] ** 2
-        before = np.kron(np.eye(positions), np.ones((inputs // positions, 1)))
-        after = np.kron(np.eye(grids[i + 1] ** 2), np.ones((1, outputs // grids[i + 1] ** 2)))
+        before: Array = np.kron(np.eye(positions), np.ones((inputs // positions, 1)))
+        read = grids[i + 1] ** 2
+        after: Array = np.kron(np.eye(read), np.ones((1, outputs // read)))
         if i > 0 and direction != "forward":
             before = gains[i - 1] @ matrices[i - 1]
         if i + 1 < len(layers) and direction != "backward":

@@ -106,14 +106,12 @@ def main(address: str, processes: str, process: str, out: str) -> None:
     )  # fmt: skip
     assert jax.process_count() == int(processes)
     found = list(work())
-    np.savez(
-        f"{out}/{process}.npz",
-        labels=[
-            f"{part.run}/{part.layer}/{' '.join(map(str, part.start))}/{int(part.same_sharding)}"
-            for part in found
-        ],
-        **{f"mask_{i}": part.mask for i, part in enumerate(found)},
-    )
+    arrays: dict[str, Any] = {f"mask_{i}": part.mask for i, part in enumerate(found)}
+    arrays["labels"] = [
+        f"{part.run}/{part.layer}/{' '.join(map(str, part.start))}/{int(part.same_sharding)}"
+        for part in found
+    ]
+    np.savez(f"{out}/{process}.npz", **arrays)
     jax.distributed.shutdown()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,11 +29,8 @@ def pair(widths: list[int] = WIDTHS, seed: int = 0) -> tuple[oracle.Tree, Any]:
 
 
 def assert_equal(found: Any, wanted: Any) -> None:
-    assert jax.tree.structure(found) == jax.tree.structure(wanted)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        assert a.dtype == b.dtype == bool
-        assert a.shape == b.shape
-        np.testing.assert_array_equal(a, b)
+    chex.assert_type(jax.tree.leaves(found), bool)
+    chex.assert_trees_all_equal(found, wanted)
 
 
 class Net(nnx.Module):
@@ -50,7 +48,7 @@ def any_pair(kind: str) -> tuple[Any, Any]:
         case "FrozenDict":
             return freeze(params), freeze(masks)
         case "Partitioned":
-            boxed = {
+            boxed: dict[str, Any] = {
                 name: {key: nn.Partitioned(leaf, (None,) * leaf.ndim) for key, leaf in sub.items()}
                 for name, sub in params.items()
             }

@@ -151,14 +151,6 @@ def test_earlier_masks_count_as_zeros(method: str) -> None:
         assert not (again[name]["kernel"] & ~first[name]["kernel"]).any()
 
 
-def test_masks_that_left_too_little_are_refused() -> None:
-    first = lap_jax.lookahead_masks(network(), CHAIN, 0.9)
-    with pytest.raises(PruningError, match=r"'a': the sparsity keeps 36 weights, .* left 7"):
-        lap_jax.lookahead_masks(network(), CHAIN, 0.5, masks=first)
-    with pytest.raises(PruningError, match=r"masks hold no array at 'b/kernel'"):
-        lap_jax.lookahead_masks(network(), CHAIN, 0.5, masks={"a": first["a"], "c": first["c"]})
-
-
 @pytest.mark.parametrize("inner", [optax.adamw(0.05, weight_decay=0.1), optax.sgd(0.1, 0.9)])
 def test_pruned_weights_are_zero_between_prunings(inner: Any) -> None:
     optimizer = prune_in_training(inner, graph(), iterative_schedule(0.7, 2, 5), reconnect=False)
@@ -316,7 +308,7 @@ def test_schedules_by_closed_form() -> None:
     for step, level in cubic_schedule(0.8, 10, 110, 25, initial=0.2):
         assert level == pytest.approx(0.8 - 0.6 * (1 - (step - 10) / 100) ** 3)
     assert [step for step, _ in cubic_schedule(0.8, 0, 10, 4)] == [0, 4, 8, 10]
-    left = [1 - level for _, level in iterative_schedule(0.875, 3, 7)]
+    left = [1 - np.asarray(level) for _, level in iterative_schedule(0.875, 3, 7)]
     assert left == pytest.approx([0.5, 0.25, 0.125])
     by_layer = iterative_schedule({"a": 0.75, "*": 0.0}, 2, 5)
     assert by_layer[-1] == (5, {"a": 0.75, "*": 0.0})
@@ -339,7 +331,7 @@ def test_steps_that_are_no_whole_numbers(schedule: Any) -> None:
 
 
 def test_steps_may_be_numpys_integers() -> None:
-    schedule = [(np.int64(0), 0.5), (np.uint8(1), 0.6)]
+    schedule: Any = [(np.int64(0), 0.5), (np.uint8(1), 0.6)]
     _, state = train(prune_in_training(optax.sgd(0.1), graph(), schedule), network(), 2, True)
     assert zeros(masks_in(state))["a"] == 72 - round(0.4 * 72)
     with pytest.raises(PruningError, match=r"below 2\*\*31"):

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -48,25 +49,19 @@ KINDS = ["dict", "nested dict", "FrozenDict", "list", "tuple", "namedtuple", "ba
 
 def check(params: Any, masks: Any, sizes: list[int], sparsity: float = 0.6) -> None:
     """Same structure; arrays with exact counts for kernels, else scalar True; multiply works."""
-    assert jax.tree.structure(masks) == jax.tree.structure(params)
+    chex.assert_trees_all_equal_structs(masks, params)
     assert type(masks) is type(params)
-    arrays = []
-    for leaf, mask in zip(jax.tree.leaves(params), jax.tree.leaves(masks), strict=True):
-        assert mask.dtype == bool
-        if mask.ndim:
-            assert mask.shape == leaf.shape
-            arrays.append(mask)
-        else:
-            assert bool(mask) is True
-    assert [mask.size for mask in arrays] == sizes
-    assert [int(mask.sum()) for mask in arrays] == [round((1 - sparsity) * n) for n in sizes]
+    chex.assert_type(jax.tree.leaves(masks), bool)
+    pairs = list(zip(jax.tree.leaves(params), jax.tree.leaves(masks), strict=True))
+    arrays = [(leaf, mask) for leaf, mask in pairs if mask.ndim]
+    chex.assert_trees_all_equal_shapes(*map(list, zip(*arrays, strict=True)))
+    assert all(bool(mask) for _, mask in pairs if not mask.ndim)
+    assert [mask.size for _, mask in arrays] == sizes
+    assert [int(mask.sum()) for _, mask in arrays] == [round((1 - sparsity) * n) for n in sizes]
     product = jax.tree.map(jnp.multiply, params, masks)
     applied = apply_masks(params, masks)
-    assert jax.tree.structure(product) == jax.tree.structure(params)
-    assert jax.tree.structure(applied) == jax.tree.structure(params)
-    for a, b, leaf in zip(*map(jax.tree.leaves, (product, applied, params)), strict=True):
-        np.testing.assert_array_equal(a, b)
-        assert a.dtype == leaf.dtype
+    chex.assert_trees_all_equal(product, applied)
+    chex.assert_trees_all_equal_shapes_and_dtypes(applied, params)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,8 +76,7 @@ def test_the_kind_of_tree_does_not_change_the_masks(kind: str) -> None:
     wanted = [m for m in jax.tree.leaves(lookahead_masks(plain, names, 0.6)) if m.ndim]
     params, names = as_tree(kind)
     found = [m for m in jax.tree.leaves(lookahead_masks(params, names, 0.6)) if m.ndim]
-    for a, b in zip(found, wanted, strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(found, wanted)
 
 
 def test_frozen_stays_frozen() -> None:
@@ -94,15 +88,16 @@ def test_kernel_paths_may_be_spelled_out() -> None:
     params, names = as_tree("dict")
     short = lookahead_masks(params, names, 0.6)
     long = lookahead_masks(params, [f"{name}/kernel" for name in names], 0.6)
-    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), short, long))
+    chex.assert_trees_all_equal(short, long)
 
 
 def test_leaves_outside_of_the_chain_stay_whole() -> None:
     params = layers() | {"other": {"kernel": np.ones((3, 3), np.float32), "step": np.int32(3)}}
     masks = lookahead_masks(params, ["Dense_0", "Dense_1"], 0.6)
-    assert [np.shape(leaf) for leaf in masks["other"].values()] == [(), ()]
-    assert all(bool(leaf) for leaf in masks["other"].values())
-    assert jax.tree.structure(masks) == jax.tree.structure(params)
+    chex.assert_trees_all_equal(
+        masks["other"], {"kernel": jnp.array(True), "step": jnp.array(True)}
+    )
+    chex.assert_trees_all_equal_structs(masks, params)
 
 
 class Net(nnx.Module):
@@ -147,13 +142,12 @@ def test_whole_nnx_state_works_too() -> None:
     _, state = nnx.split(model)
     declared = ["conv", "norm", "depth", "blocks/0", "blocks/1"]
     masks = lookahead_masks(state, declared, 0.6, batch_stats=state)
-    assert jax.tree.structure(masks) == jax.tree.structure(state)
+    chex.assert_trees_all_equal_structs(masks, state)
     separate = lookahead_masks(
         nnx.state(model, nnx.Param), declared, 0.6, batch_stats=nnx.state(model, nnx.BatchStat)
     )
-    np.testing.assert_array_equal(
-        jax.tree.leaves(masks["conv"]["kernel"])[0], jax.tree.leaves(separate["conv"]["kernel"])[0]
-    )
+    kernels = [jax.tree.leaves(tree["conv"]["kernel"]) for tree in (masks, separate)]
+    chex.assert_trees_all_equal(*kernels)
 
 
 class Boxed(nn.Module):
@@ -170,7 +164,7 @@ def test_partitioned_boxes_stay_boxes() -> None:
     assert isinstance(masks["Dense_0"]["kernel"], nn.Partitioned)
     check(params, masks, [35, 21])
     plain = lookahead_masks(nn.meta.unbox(params), ["Dense_0", "Dense_1"], 0.6)
-    np.testing.assert_array_equal(masks["Dense_1"]["kernel"].value, plain["Dense_1"]["kernel"])
+    chex.assert_trees_all_equal(nn.meta.unbox(masks), plain)
 
 
 def test_linen_batch_norm_straight_from_init() -> None:
@@ -196,4 +190,4 @@ def test_masks_of_numpy_and_jax_parameters_agree() -> None:
     params = layers()
     one = lookahead_masks(params, list(params), 0.6)
     two = lookahead_masks(jax.tree.map(jnp.asarray, params), list(params), 0.6)
-    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), one, two))
+    chex.assert_trees_all_equal(one, two)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
 
@@ -100,7 +101,7 @@ def test_processes_make_the_masks_of_one(found: list[list[Part]], method: str, l
                     slice(start, start + length)
                     for start, length in zip(part.start, part.mask.shape, strict=True)
                 )
-                np.testing.assert_array_equal(part.mask, mask[place], f"{run} {layer}")
+                chex.assert_trees_all_equal(part.mask, mask[place], custom_message=f"{run} {layer}")
                 covered[place] = True
             assert covered.all()
             assert all(part.same_sharding for part in parts), (run, layer)

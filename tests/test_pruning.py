@@ -1,7 +1,6 @@
 """The nine methods' masks against the oracle; counts, ties, order; invariances; jit and vmap."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import chex
@@ -13,10 +12,8 @@ import pytest
 from hypothesis import strategies as st
 
 from lap_jax import (
-    METHODS,
     LayerSpec,
     Method,
-    PruningError,
     chain,
     lookahead_masks,
     lookahead_scores,
@@ -26,22 +23,24 @@ from tests import oracle
 from tests.networks import (
     WIDTHS,
     Array,
+    assert_kept,
     assert_masks,
     assert_same_kernels,
     conv_net,
     full_of,
     kernels,
     mlp,
+    norms_of,
     refused,
     short_net,
     stack,
 )
+from tests.programs import Counting
 
 DETERMINISTIC = list(oracle.METHODS)
 NINE = ["MP", "RP", "LFP", "LBP", *DETERMINISTIC[3:]]
 NAMES = list(mlp())
 SIZES = [63, 72, 40]
-Counter = Callable[[], AbstractContextManager[list[str]]]
 
 
 def layers(params: oracle.Tree) -> list[oracle.Layer]:
@@ -131,15 +130,11 @@ def test_five_steps_are_the_default_of_the_sequential_methods() -> None:
 # ---------------------------------------------------------------- counts and levels
 
 
-def assert_kept(found: Any, counts: list[int], names: Any = NAMES) -> None:
-    assert [int(np.count_nonzero(mask)) for mask in kernels(found, names)] == counts
-
-
 @pytest.mark.parametrize("method", NINE)
 @pytest.mark.parametrize("sparsity", [0.0, 0.05, 0.5, 0.9375, 0.999])
 def test_counts_are_exact(method: str, sparsity: float) -> None:
     found = masks(mlp(), sparsity, method=method, key=jax.random.key(0))
-    assert_kept(found, [round((1 - sparsity) * size) for size in SIZES])
+    assert_kept(found, [round((1 - sparsity) * size) for size in SIZES], NAMES)
 
 
 def test_half_a_weight_is_rounded_to_even() -> None:
@@ -176,7 +171,7 @@ def test_counts_are_exact_beyond_float32() -> None:
 def test_each_layer_may_have_its_own_sparsity() -> None:
     params, levels = mlp(), [0.25, 0.5, 0.75]
     by_place = masks(params, levels)
-    assert_kept(by_place, [round(0.75 * 63), 36, 10])
+    assert_kept(by_place, [round(0.75 * 63), 36, 10], params)
     assert_same_kernels(masks(params, dict(zip(params, levels, strict=True))), by_place)
     assert_same_kernels(masks(params, np.array(levels)), by_place)
 
@@ -192,7 +187,7 @@ def test_patterns_name_several_layers() -> None:
 def test_nothing_is_removed_at_sparsity_zero(method: str) -> None:
     params = mlp()
     params["Dense_0"]["kernel"][:] = 0
-    assert_kept(masks(params, 0.0, method=method, key=jax.random.key(0)), SIZES)
+    assert_kept(masks(params, 0.0, method=method, key=jax.random.key(0)), SIZES, params)
 
 
 # ---------------------------------------------------------------- ties and what is dead
@@ -431,34 +426,7 @@ def test_masks_under_vmap_equal_those_one_by_one(method: str) -> None:
     assert_masks(together, kernels(alone, nets[0].names), nets[0].names)
 
 
-def compilations(
-    widths: list[int], count_compilations: Counter, method: str, sparsities: list[Any]
-) -> list[int]:
-    params = jax.tree.map(jnp.asarray, mlp(widths=widths))
-    doubled = jax.tree.map(lambda leaf: leaf * 2, params)
-    graph = chain(params, list(params))
-    counts = []
-    for i, sparsity in enumerate(sparsities):
-        with count_compilations() as compiled:
-            lookahead_masks(doubled if i else params, graph, sparsity, method=method)
-        counts.append(len(compiled))
-    return counts
-
-
-@pytest.mark.parametrize("method", ["LAP", "LAP-forward-seq"])
-def test_one_compilation_serves_the_tree_and_every_sparsity(
-    method: str, count_compilations: Counter
-) -> None:
-    """One program for the whole tree, however many the layers."""
-    new = 40 + METHODS[method].steps  # No width that another test has compiled for.
-    compilations([new, 2], count_compilations, method, [0.5])  # Scalars and the like.
-    small = compilations([new, 13, 7], count_compilations, method, [0.5, 0.7, [0.1, 0.2]])
-    deep = compilations([new, 7, 9, 5, 3, 2], count_compilations, method, [0.5, {"*": 0.123}])
-    assert small == [1, 0, 0]
-    assert deep == [1, 0]
-
-
-def test_a_jitted_call_is_one_program(count_compilations: Counter) -> None:
+def test_a_jitted_call_is_one_program(count_compilations: Counting) -> None:
     params = jax.tree.map(jnp.asarray, mlp())
     with count_compilations() as compiled:
         jax.jit(masks)(params)
@@ -484,7 +452,7 @@ def test_a_residual_graph_is_pruned_in_order() -> None:
         name: {"kernel": rng.normal(size=shape).astype(np.float32)}
         for name, shape in {"a": (7, 9), "b": (9, 9), "c": (9, 8)}.items()
     }
-    declared = ["a", "b", LayerSpec("c", previous=("a", "b"))]
+    declared: list[Any] = ["a", "b", LayerSpec("c", previous=("a", "b"))]
     found = lookahead_masks(params, declared, 0.5, method="LAP-forward")
     a, b, c = (np.asarray(params[name]["kernel"], np.float64) for name in "abc")
     mask_a = oracle.keep_best(np.abs(a) * np.sqrt((b**2).sum(1) + (c**2).sum(1)), 32)
@@ -495,75 +463,12 @@ def test_a_residual_graph_is_pruned_in_order() -> None:
     assert_masks(found, [mask_a, mask_b, mask_c], params)
 
 
-# ---------------------------------------------------------------- numbers that are not finite
-
-
-@pytest.mark.parametrize("method", [name for name in NINE if name != "RP"])
-def test_counts_stay_exact_inside_jit_with_bad_weights(method: str) -> None:
-    params = mlp()
-    jitted = jax.jit(lambda tree: masks(tree, 0.8, method=method))
-    for bad in (np.nan, np.inf, -np.inf):
-        params["Dense_0"]["kernel"][2, 3] = bad
-        params["Dense_1"]["kernel"][1, 1] = bad
-        assert_kept(jitted(params), [13, 14, 8])
-
-
-@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf])
-def test_a_bad_weight_is_kept_inside_jit(bad: float) -> None:
-    params = mlp()
-    params["Dense_0"]["kernel"][4, 5] = bad
-    assert jax.jit(lambda tree: masks(tree, 0.9, method="MP"))(params)["Dense_0"]["kernel"][4, 5]
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("method", ["MP", "LAP", "LAP-backward-seq"])
-def test_weights_that_are_not_finite_with_layer_and_count(bad: float, method: str) -> None:
-    params = mlp()
-    params["Dense_1"]["kernel"].flat[[1, 5, 20]] = bad
-    with refused("'Dense_1'", "3"):
-        masks(params, method=method)
-    with refused("'Dense_1'", "3"):
-        lookahead_scores(params, NAMES, method="LAP")
-
-
-def test_the_first_bad_layer_is_named() -> None:
-    params = mlp()
-    params["Dense_1"]["kernel"].flat[0] = np.nan
-    params["Dense_2"]["kernel"].flat[[0, 1]] = np.nan
-    with refused("'Dense_1'", "1"):
-        masks(jax.tree.map(jnp.asarray, params))
-
-
-@pytest.mark.parametrize("leaf", ["scale", "var"])
-def test_norms_that_are_not_finite(leaf: str) -> None:
-    norms, stats = oracle.norm_trees(np.random.default_rng(0), [9])
-    (norms if leaf == "scale" else stats)["BatchNorm_0"][leaf][2] = np.nan
-    declared = ["Dense_0", "BatchNorm_0", "Dense_1", "Dense_2"]
-    with refused("BatchNorm_0", "1"):
-        lookahead_masks(mlp() | norms, declared, 0.5, batch_stats=stats)
-
-
-def test_statistics_that_a_jitted_function_closes_over() -> None:
-    params = {"a": {"kernel": jnp.ones((3, 4))}, "n": {"scale": jnp.ones(4)}}
-    stats = {"n": {"var": jnp.ones(4)}}
-    pruned = jax.jit(lambda params: lookahead_masks(params, ["a", "n"], 0.5, batch_stats=stats))
-    assert_kept(pruned(params), [6], "a")
-    stats["n"]["var"] = jnp.array([1.0, np.nan, 1.0, 1.0])
-    bad = jax.jit(lambda params: lookahead_masks(params, ["a", "n"], 0.5, batch_stats=stats))
-    with refused("n/var after layer 'a' has 1 NaN"):
-        bad(params)
-
-
 @pytest.mark.parametrize("call", [lookahead_masks, lookahead_scores])
 def test_batch_norm_without_statistics(call: Any) -> None:
-    norms, stats = oracle.norm_trees(np.random.default_rng(0), [9])
+    norms, stats = norms_of(9)
     declared = ["Dense_0", "BatchNorm_0", "Dense_1"]
     arguments = (0.5,) if call is lookahead_masks else ()
     with refused("BatchNorm_0", "Dense_0", "batch_stats"):
         call(mlp() | norms, declared, *arguments)
     with refused("BatchNorm_0", "Dense_0", "batch_stats"):
         call(mlp() | norms, declared, *arguments, batch_stats={"BatchNorm_7": stats["BatchNorm_0"]})
-
-
-def test_there_is_one_exception_and_it_is_a_value_error() -> None:
-    assert issubclass(PruningError, ValueError)

@@ -38,6 +38,12 @@ def test_counts_shapes_and_sparsity() -> None:
         assert all(type(row.kept) is int and type(row.size) is int for row in rows)
 
 
+def graph_of(masks: Any, *names: str) -> Graph:
+    """A chain of layers of the masks' shapes."""
+    params = jax.tree.map(lambda mask: np.ones(np.shape(mask), np.float32), masks)
+    return chain(params, names)
+
+
 def test_a_neuron_without_inputs_is_dead() -> None:
     masks = masks_of(a=[[1, 0, 1], [1, 0, 0]], b=[[1, 1], [1, 1], [1, 1]])
     assert [row.dead for row in summarize(masks).rows] == [1, 0]
@@ -46,15 +52,21 @@ def test_a_neuron_without_inputs_is_dead() -> None:
 
 def test_a_neuron_without_a_way_out_is_dead_where_the_graph_tells() -> None:
     masks = masks_of(a=[[1, 1, 1], [1, 0, 1]], b=[[1, 1], [0, 0], [0, 1]])
-    params = jax.tree.map(lambda mask: np.ones(np.shape(mask), np.float32), masks)
     assert [row.dead for row in summarize(masks).rows] == [0, 0]
-    assert [row.dead for row in summarize(masks, chain(params, ["a", "b"])).rows] == [1, 0]
+    rows = summarize(masks, graph_of(masks, "a", "b")).rows
+    assert [row.dead for row in rows] == [
+        1,
+        0,
+    ]
 
 
 def test_dead_both_ways_counts_once() -> None:
     masks = masks_of(a=[[1, 0, 1], [1, 0, 1]], b=[[1, 1], [0, 0], [0, 1]])
-    params = jax.tree.map(lambda mask: np.ones(np.shape(mask), np.float32), masks)
-    assert [row.dead for row in summarize(masks, chain(params, ["a", "b"])).rows] == [1, 0]
+    rows = summarize(masks, graph_of(masks, "a", "b")).rows
+    assert [row.dead for row in rows] == [
+        1,
+        0,
+    ]
 
 
 def test_a_channel_lives_if_any_flattened_position_reads_it() -> None:
@@ -63,16 +75,18 @@ def test_a_channel_lives_if_any_flattened_position_reads_it() -> None:
     dense = np.zeros((6, 2), bool)
     dense[4, 1] = True
     masks = masks_of(conv=conv, dense=dense)
-    params = jax.tree.map(lambda mask: np.ones(np.shape(mask), np.float32), masks)
-    assert [row.dead for row in summarize(masks, chain(params, ["conv", "dense"])).rows] == [1, 1]
+    assert [row.dead for row in summarize(masks, graph_of(masks, "conv", "dense")).rows] == [1, 1]
 
 
 def test_a_depthwise_channel_is_read_by_its_own_group() -> None:
     depthwise = np.ones((3, 3, 1, 2), bool)
     depthwise[..., 1] = False
     masks = masks_of(a=np.ones((1, 1, 3, 2)), b=depthwise)
-    params = jax.tree.map(lambda mask: np.ones(np.shape(mask), np.float32), masks)
-    assert [row.dead for row in summarize(masks, chain(params, ["a", "b"])).rows] == [1, 1]
+    rows = summarize(masks, graph_of(masks, "a", "b")).rows
+    assert [row.dead for row in rows] == [
+        1,
+        1,
+    ]
 
 
 @st.composite
@@ -144,8 +158,11 @@ def test_it_prints_as_a_table() -> None:
 
 def test_the_rows_follow_the_graph() -> None:
     masks = masks_of(z=np.ones((3, 4)), a=np.ones((4, 2)))
-    params = jax.tree.map(lambda mask: np.ones(np.shape(mask), np.float32), masks)
-    assert [row.layer for row in summarize(masks, chain(params, ["z", "a"])).rows] == ["z", "a"]
+    rows = summarize(masks, graph_of(masks, "z", "a")).rows
+    assert [row.layer for row in rows] == [
+        "z",
+        "a",
+    ]
 
 
 def test_nnx_states_are_summarized_by_the_same_names() -> None:

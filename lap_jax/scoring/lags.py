@@ -155,7 +155,7 @@ def correlated(
 
 def pair_factors(
     groups: int, incoming: jax.Array, outgoing: jax.Array, gain: jax.Array,
-    scale: jax.Array | None = None,
+    scale: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:  # fmt: skip
     """Return what the neighbours of a layer make of its weights: ``sqrt(M)``.
 

@@ -1,10 +1,10 @@
-"""A declared chain becomes a graph: what is inferred, what it prints, how it may be declared."""
+"""A declared chain becomes a graph: what is inferred, and how it may be declared."""
 
 import dataclasses
 from typing import Any
 
+import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,14 +17,7 @@ from lap_jax import (
     lookahead_masks,
 )
 from tests import oracle
-
-
-def tree(**shapes: tuple[int, ...]) -> oracle.Tree:
-    rng = np.random.default_rng(0)
-    return {
-        name: {"kernel": rng.normal(size=shape).astype(np.float32)}
-        for name, shape in shapes.items()
-    }
+from tests.networks import norms_of, tree
 
 
 def links(graph: Graph, name: str) -> tuple[list[str], list[str]]:
@@ -58,12 +51,12 @@ def test_a_graph_is_frozen_hashable_and_equal_to_its_twin() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         graph.layers = ()  # type: ignore[misc]
     masks = jax.jit(lookahead_masks, static_argnums=(1, 2))(params, graph, 0.5)
-    assert int(masks["Dense_0"]["kernel"].sum()) == 18
+    chex.assert_trees_all_equal(masks, lookahead_masks(params, twin, 0.5))
 
 
 def test_a_string_after_a_layer_may_be_its_norm() -> None:
     params = tree(Conv_0=(3, 3, 2, 4), Conv_1=(3, 3, 4, 6), Dense_0=(6, 3))
-    norms, stats = oracle.norm_trees(np.random.default_rng(0), [4, 6])
+    norms, stats = norms_of(4, 6)
     names = ["Conv_0", "BatchNorm_0", "Conv_1", "BatchNorm_1", "Dense_0"]
     graph = chain(params | norms, names, stats)
     assert [layer.name for layer in graph.layers] == ["Conv_0", "Conv_1", "Dense_0"]
@@ -86,7 +79,7 @@ def test_a_string_after_a_layer_may_be_its_norm() -> None:
 
 def test_a_norm_without_parameters_is_found_in_the_statistics() -> None:
     params = tree(Dense_0=(3, 4), Dense_1=(4, 2))
-    _, stats = oracle.norm_trees(np.random.default_rng(0), [4])
+    _, stats = norms_of(4)
     graph = chain(params, ["Dense_0", "BatchNorm_0", "Dense_1"], stats)
     assert graph.layers[0].factors == Norm("BatchNorm_0").factors[1:]
 
@@ -158,28 +151,6 @@ def test_one_neighbour_needs_no_tuple() -> None:
     assert links(one, "b")[1] == []
 
 
-def test_it_prints_as_a_table() -> None:
-    params = tree(Conv_0=(3, 3, 2, 4), Conv_1=(3, 3, 4, 6), Dense_0=(24, 3))
-    norms, stats = oracle.norm_trees(np.random.default_rng(0), [4])
-    lines = str(
-        chain(params | norms, ["Conv_0", "BatchNorm_0", "Conv_1", "Dense_0"], stats)
-    ).splitlines()
-    heads = ["layer", "kernel", "shape", "in", "out", "norm", "previous", "next"]
-    assert [head for head in lines[0].split() if head in heads] == heads
-    rows = {line.split()[0]: line for line in lines if line.split()[0] in params}
-    assert list(rows) == list(params)
-    for cell in ("Conv_0/kernel", "3x3x2x4", "BatchNorm_0", "Conv_1"):
-        assert cell in rows["Conv_0"]
-    assert "Conv_0" in rows["Conv_1"]
-    assert "Dense_0" in rows["Conv_1"]
-    assert "24x3" in rows["Dense_0"]
-    assert len({len(line.rstrip()) <= 100 for line in lines}) == 1
-    starts = {line.index("kernel") for line in (lines[0],)} | {
-        line.index(f"{name}/kernel") for name, line in rows.items()
-    }
-    assert len(starts) == 1
-
-
 @pytest.mark.parametrize("kind", ["shapes", "numpy", "traced"])
 def test_only_shapes_are_read(kind: str) -> None:
     params = oracle.dense_tree(np.random.default_rng(0), [5, 7, 4])
@@ -201,7 +172,7 @@ def test_strides_and_pools_are_kept_and_change_no_score() -> None:
     rich = chain(params, [LayerSpec("a", strides=2), LayerSpec("b", pool=2), "c"])
     assert [(layer.strides, layer.pool) for layer in rich.layers] == [(2, 1), (1, 2), (1, 1)]
     one, two = (lookahead_masks(params, graph, 0.6) for graph in (plain, rich))
-    assert jax.tree.all(jax.tree.map(lambda a, b: jnp.array_equal(a, b), one, two))
+    chex.assert_trees_all_equal(one, two)
 
 
 def test_layers_may_be_declared_in_another_tree_order() -> None:

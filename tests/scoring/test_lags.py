@@ -7,20 +7,29 @@ of the layer gives what `pair_factors` should, times the root of the number of l
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lap_jax import PruningError
+from lap_jax.batching import Part
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Edge, Index, Layer
-from lap_jax.scoring.lags import in_lags, out_lags, pair_factors
-
-Array = np.ndarray[Any, Any]
+from lap_jax.scoring.lags import (
+    around,
+    both_sides,
+    correlated,
+    correlations,
+    in_lags,
+    out_lags,
+    pair_factors,
+)
+from lap_jax.scoring.scores import peak, widen
+from tests.networks import Array, refused
 
 
 class Case(NamedTuple):
@@ -132,9 +141,21 @@ def changes(b: Layer, first: Array, last: Array, small: int, side: int = 0) -> A
     return found
 
 
-@functools.cache
-def compiled(graph: Graph, rescale: bool) -> Callable[..., jax.Array]:
-    return jax.jit(functools.partial(pair_factors, graph, graph["b"], rescale=rescale))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def compiled(
+    graph: Graph, rescale: bool, kernels: dict[str, jax.Array], masks: dict[str, jax.Array],
+    gains: dict[str, jax.Array],
+) -> jax.Array:  # fmt: skip
+    """What the neighbours make of b, step by step as the loop of pruning does."""
+    b = graph["b"]
+    peaks = {name: peak(kernel, masks.get(name)) for name, kernel in kernels.items()}
+    near = around(graph, b, gains, peaks)
+    parts = {name: Part(kernel) for name, kernel in kernels.items()}
+    calls = correlations(b, near, parts, masks)
+    found = {place: correlated(how, *operands) for place, (how, operands) in calls.items()}
+    scale = None if rescale else (near.near_in, near.near_out)
+    gain = widen(gains.get("b", jnp.ones(1)))
+    return pair_factors(b.groups, *both_sides(b, near, found), gain, scale)
 
 
 def factors(
@@ -144,8 +165,9 @@ def factors(
     """`pair_factors` of b in the given dtype, in NumPy float64."""
     arrays = {name: jnp.asarray(kernel, dtype) for name, kernel in kernels.items() if name != "b"}
     norms = {name: jnp.asarray(a, dtype) for name, a in (gains or {}).items()}
-    found = compiled(graph, rescale)(arrays, masks, norms)
-    assert found.dtype == jnp.promote_types(dtype, jnp.float32)
+    found = compiled(graph, rescale, arrays, masks or {}, norms)
+    chex.assert_shape(found, graph["b"].shape[-2:])
+    chex.assert_type(found, jnp.promote_types(dtype, jnp.float32))
     return np.asarray(found, np.float64)
 
 
@@ -171,10 +193,7 @@ def lags_of(graph: Graph, kernels: dict[str, Array], masks: Any = None) -> tuple
     return np.asarray(before), np.asarray(after)
 
 
-def raises(*parts: str) -> Any:
-    return pytest.raises(PruningError, match=".*".join(parts))
-
-
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_the_frobenius_change(name: str) -> None:
     graph, kernels = network(CASES[name])
@@ -182,9 +201,15 @@ def test_it_is_the_frobenius_change(name: str) -> None:
     # All taps of a pair of channels change as much.
     flat = wanted.reshape(-1, *wanted.shape[-2:])
     np.testing.assert_allclose(flat, np.broadcast_to(flat[0], flat.shape), rtol=1e-12)
+    np.testing.assert_allclose(factors(graph, kernels, np.float64), flat[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["strides (1, 1, 1)", "groups", "3-D"])
+def test_it_is_the_frobenius_change_in_float32_too(name: str) -> None:
+    graph, kernels = network(CASES[name])
+    wanted = brute(graph, kernels)
+    flat = wanted.reshape(-1, *wanted.shape[-2:])
     np.testing.assert_allclose(factors(graph, kernels), flat[0], rtol=1e-5)
-    with jax.enable_x64(True):
-        np.testing.assert_allclose(factors(graph, kernels, np.float64), flat[0], rtol=1e-12)
 
 
 def test_gains_multiply_channels() -> None:
@@ -223,12 +248,11 @@ def test_eq5_differs_where_lags_overlap() -> None:
 def test_lag_zero_is_eq5() -> None:
     graph, kernels = network(CASES["strides (1, 1, 1)"])
     before, after = lags_of(graph, kernels)
-    assert before.shape == (3, 5, 5)
-    assert after.shape == (2, 5, 5)
+    chex.assert_shape(before, (3, 5, 5))
+    chex.assert_shape(after, (2, 5, 5))
     product = np.sqrt(before[:, None, 2, 2] * after[:, 2, 2])
     np.testing.assert_allclose(product, eq5(graph, kernels), rtol=1e-5)
-    for lags in (before, after):
-        np.testing.assert_array_equal(lags, lags[:, ::-1, ::-1])
+    chex.assert_trees_all_equal((before, after), (before[:, ::-1, ::-1], after[:, ::-1, ::-1]))
 
 
 @pytest.mark.parametrize(
@@ -248,7 +272,7 @@ def test_it_is_eq5_where_there_are_no_lags(case: Case) -> None:
 def test_without_neighbours_all_weights_count_the_same() -> None:
     node = Layer("b", "b", (3, 3, 2, 4))
     found = factors(Graph((node,), ()), {}, gains={"b": [1, 2, 3, 4]})
-    np.testing.assert_array_equal(found, np.broadcast_to([1, 2, 3, 4], (2, 4)))
+    chex.assert_trees_all_equal(found, np.broadcast_to([1.0, 2, 3, 4], (2, 4)))
 
 
 def test_a_dense_layer_after_a_flatten_repeats_its_channels() -> None:
@@ -305,10 +329,9 @@ def test_masked_weights_do_not_count() -> None:
     masks = {name: rng.random(kernels[name].shape) < 0.5 for name in "ac"}
     zeroed = kernels | {name: kernels[name] * masks[name] for name in "ac"}
     found = factors(graph, kernels, masks=masks)
-    np.testing.assert_array_equal(found, factors(graph, zeroed))
+    chex.assert_trees_all_equal(found, factors(graph, zeroed))
     np.testing.assert_allclose(found, brute(graph, zeroed)[0, 0], rtol=1e-5)
-    for lags, wanted in zip(lags_of(graph, kernels, masks), lags_of(graph, zeroed), strict=True):
-        np.testing.assert_array_equal(lags, wanted)
+    chex.assert_trees_all_equal(lags_of(graph, kernels, masks), lags_of(graph, zeroed))
 
 
 @pytest.mark.parametrize("scales", [(1e-8, 1e-8), (1e4, 1e4), (1e-8, 1e4), (1e-30, 1e-30)])
@@ -327,7 +350,7 @@ def test_powers_of_two_change_no_bit_of_the_ratios() -> None:
     graph, kernels = network(CASES["strides (1, 1, 1)"])
     scaled = kernels | {"a": kernels["a"] * 2.0**-40, "c": kernels["c"] * 2.0**17}
     base, found = (factors(graph, each, rescale=True) for each in (kernels, scaled))
-    np.testing.assert_array_equal(found, base)
+    chex.assert_trees_all_equal(found, base)
     ratio = factors(graph, kernels) / base
     assert (ratio == ratio[0, 0]).all()
 
@@ -354,8 +377,8 @@ def test_it_maps_over_stacked_kernels() -> None:
     graph, _ = network(case)
     nets = [network(case, seed)[1] for seed in range(3)]
     stacked = {name: jnp.stack([jnp.asarray(net[name]) for net in nets]) for name in "ac"}
-    run = jax.vmap(lambda kernels: pair_factors(graph, graph["b"], kernels, None, {}))
-    for row, kernels in zip(jax.jit(run)(stacked), nets, strict=True):
+    run = jax.vmap(lambda kernels: compiled(graph, False, kernels, {}, {}))
+    for row, kernels in zip(run(stacked), nets, strict=True):
         np.testing.assert_allclose(row, brute(graph, kernels)[0, 0], rtol=1e-5)
 
 
@@ -365,14 +388,14 @@ def test_it_maps_over_stacked_kernels() -> None:
 def test_pairs_are_refused() -> None:
     graph, kernels = network(Case(THREE))
     edge = Edge("a", "b", pairs=Index(np.array([[0, 0]])))
-    with raises("'a' feeds 'b' by pairs", "use lags=False"):
+    with refused("'a' feeds 'b' by pairs", "use lags=False"):
         factors(Graph(graph.layers, (edge,)), kernels)
 
 
 def test_junctions_are_refused() -> None:
     graph, kernels = network(Case(THREE))
     for edge in (Edge("sum 3", "b"), Edge("b", "sum 3")):
-        with raises("'sum 3' is not a layer", "use lags=False"):
+        with refused("'sum 3' is not a layer", "use lags=False"):
             factors(Graph(graph.layers, (edge,)), kernels)
 
 
@@ -380,9 +403,9 @@ def test_a_map_that_is_not_square_is_refused_where_it_matters() -> None:
     a, b, c = Layer("a", "a", (3, 3, 2, 3)), Layer("b", "b", (3, 3, 3, 2)), Layer("c", "c", (12, 4))
     edges = (Edge("a", "b"), Edge("b", "c", positions=6))
     _, kernels = network(Case([a.shape, b.shape, c.shape]))
-    with raises("'c' reads 6 positions of 'b'", "use lags=False"):
+    with refused("'c' reads 6 positions of 'b'", "use lags=False"):
         factors(Graph((a, b, c), edges), kernels)
-    with raises("'c' reads 6 positions"):
+    with refused("'c' reads 6 positions"):
         out_lags(edges[1], c, jnp.asarray(kernels["c"]))
     pooled = Layer("b", "b", b.shape, pool=3)  # No lag but zero is left.
     found = factors(Graph((a, pooled, c), edges), kernels)
@@ -393,5 +416,5 @@ def test_a_map_that_is_not_square_is_refused_where_it_matters() -> None:
 
 def test_windows_of_other_axes_are_refused() -> None:
     graph, kernels = network(Case([(3, 2, 3), (3, 3, 3, 2), (2, 5)]))
-    with raises("windows of 2 and 1 axes", "use lags=False"):
+    with refused("windows of 2 and 1 axes", "use lags=False"):
         factors(graph, kernels)

@@ -2,12 +2,16 @@
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lap_jax import (
     Graph,
@@ -19,7 +23,9 @@ from lap_jax import (
     paper_sparsity,
     summarize,
 )
+from lap_jax.selection.sparsity import kept_count, sparsity_per_layer
 from tests import oracle
+from tests.networks import mlp, refused
 
 
 def shapes_only(convs: Sequence[int], dense: Sequence[int], inputs: int = 3) -> Any:
@@ -147,7 +153,54 @@ def kept_fractions(levels: Any) -> list[float]:
     ],
 )
 def test_levels_by_number_place_name_or_pattern(levels: Any, kept: list[float]) -> None:
-    np.testing.assert_allclose(kept_fractions(levels), kept)
+    chex.assert_trees_all_close(kept_fractions(levels), kept)
+
+
+NAMES = list(mlp())
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.0, 1.5, 90, float("nan"), float("inf")])
+@pytest.mark.parametrize("call", [sparsity_per_layer, partial(lookahead_masks, mlp())])
+def test_sparsity_outside_of_its_range(call: Any, bad: float) -> None:
+    levels: list[Any] = [bad, [0.5, bad, 0.5], {"Dense_1": bad, "*": 0.5}]
+    for sparsity in levels:
+        where = "'Dense_0'" if sparsity is bad else "'Dense_1'"
+        with refused(f"sparsity of layer {where}", f"{bad:g}", "[0, 1)"):
+            call(sparsity, NAMES) if call is sparsity_per_layer else call(NAMES, sparsity)
+
+
+@pytest.mark.parametrize("bad", ["0.5", None, True, 0.5j, [[0.5, 0.5, 0.5]]])
+def test_sparsity_that_is_no_number(bad: Any) -> None:
+    with refused("sparsity"):
+        sparsity_per_layer(bad, NAMES)
+
+
+def test_sparsity_that_is_traced() -> None:
+    with refused("sparsity of layer 'Dense_0' is traced", "static"):
+        jax.jit(lambda sparsity: sparsity_per_layer(sparsity, NAMES))(0.5)
+
+
+@pytest.mark.parametrize(
+    ("levels", "parts"),
+    [
+        ({"Dense_3": 0.5, "*": 0.5}, ("'Dense_3'", "Dense_2")),
+        ({"Conv_*": 0.5, "*": 0.5}, ("'Conv_*'", "matches no layer")),
+        ({"Dense_[01]": 0.5}, ("'Dense_2'", "no sparsity")),
+        ([0.5, 0.5], ("2 values for 3 layers",)),
+        ([0.5] * 4, ("4 values for 3 layers",)),
+        ([], ("0 values for 3 layers",)),
+    ],
+)
+def test_as_many_sparsities_as_layers(levels: Any, parts: tuple[str, ...]) -> None:
+    with refused(*parts):
+        sparsity_per_layer(levels, NAMES)
+
+
+@given(st.integers(1, 10**9), st.floats(0, 1, exclude_max=True))
+def test_what_stays_is_the_nearest_whole_number(size: int, sparsity: float) -> None:
+    found = kept_count(size, sparsity)
+    assert type(found) is int
+    assert abs(found - (1 - sparsity) * size) <= 0.5
 
 
 def test_bad_levels_name_what_is_wrong() -> None:
@@ -173,6 +226,8 @@ def test_numbers_of_steps_are_whole(name: str, bad: Any) -> None:
 
 
 def test_numbers_of_steps_may_be_numpys() -> None:
-    zero, four, ten = np.int32(0), np.uint8(4), np.int64(10)
+    zero: Any = np.int32(0)
+    four: Any = np.uint8(4)
+    ten: Any = np.int64(10)
     assert cubic_schedule(0.8, zero, ten, four) == cubic_schedule(0.8, 0, 10, 4)
     assert iterative_schedule(0.8, four, ten, zero) == iterative_schedule(0.8, 4, 10, 0)
