@@ -18,9 +18,9 @@ from experiments.benchmarks.accuracy import Accuracy, accuracy
 from experiments.benchmarks.distortion import Distortion, distortion
 from experiments.benchmarks.scale import Scale, scale
 from experiments.benchmarks.training import Training, training
-from experiments.datasets import DataError
-from experiments.devices import one_device_per_core
-from experiments.results import write_atomically
+from experiments.data import DataError
+from experiments.files import write_atomically
+from experiments.running.devices import one_device_per_core
 from lap_jax import PruningError
 
 GROWTH = (1e6, 3e6, 1e7, 3e7, 1e8)

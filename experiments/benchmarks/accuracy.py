@@ -22,14 +22,15 @@ from flax.serialization import from_bytes, to_bytes
 from flax.traverse_util import flatten_dict
 
 import lap_jax
-from experiments.datasets import Dataset, load
+from experiments.data import Dataset, load
+from experiments.files import write_atomically
 from experiments.networks import conv6, resnet, vgg
 from experiments.networks.charlm import CharLM
 from experiments.networks.vit import ViT
-from experiments.progress import Tick, progress
-from experiments.rendering import Row, Sheet, markdown
-from experiments.results import made_with, settings_name, write_atomically
-from experiments.training import Network, Trainer, Training
+from experiments.reporting.rendering import Row, Sheet, markdown
+from experiments.running.progress import Tick, progress
+from experiments.running.training import Network, Trainer, Training
+from experiments.store import made_with, settings_name
 
 TEXT = "the language reference of Python"
 CONTEXT = 64
