@@ -12,6 +12,9 @@ import tyro
 
 from experiments.cli.commands import BadFlag, Paper, Plot, Prepare, Run, Show, Status
 from experiments.cli.work import run, stored, work
+from experiments.data import DataError, prepare
+from experiments.reporting import report
+from experiments.running.status import status
 from experiments.store import ResultsError
 from lap_jax import PruningError
 
@@ -21,8 +24,6 @@ INTERRUPTED = 128 + 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    from experiments.data import DataError
-
     command = tyro.cli(
         Run | Paper | Show | Plot | Status | Prepare, prog="python -m experiments", args=arguments
     )
@@ -33,22 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case Paper():
                 work(command.runs(), command.out or Path("results") / command.target)
             case Show():
-                from experiments.reporting import report
-
                 print(report.text(stored(command.folder)))
             case Plot():
-                from experiments.reporting import report
-
                 print(report.write(stored(command.folder), command.folder))
             case Status():
-                from experiments.running.status import status
-
                 if not command.folder.is_dir():
                     raise BadFlag(f"no sweep in {command.folder}: there is no such folder")
                 print(status(command.folder))
             case Prepare():
-                from experiments.data import prepare
-
                 print(
                     prepare(command.dataset, command.files, command.data_dir,
                             accept_mismatch=command.accept_mismatch)

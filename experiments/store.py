@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -10,69 +9,16 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-UNPRUNED = "unpruned"
-"""The control: a network that is retrained whole, at level 0."""
-
-SHUFFLED = " shuffled"
-"""After a method's name: its masks, permuted within each layer."""
+from experiments.trial import Trial
 
 
 class ResultsError(Exception):
     """Results cannot be read or written; the message says which and what to do."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One network pruned once: everything that its result depends on.
-
-    A field that is added later gets a default, and defaults are left out of the name, so that old
-    names stay valid.
-
-    Attributes:
-      model, activation, dataset: what is trained, on what.
-      method: a pruning method by the paper's name, one of them followed by " shuffled" (the mask of
-        each layer permuted within the layer), or "unpruned" (the control, at level 0).
-      tau: level of sparsity.
-      seed: of the network; its initialisation, batches and random scores follow from it.
-      train_steps, retrain_steps: of Adam, before and after pruning.
-      batch_size, learning_rate: of both.
-      dtype: that the network computes in; parameters are float32.
-      schedule: how the sparsity is reached: "one-shot", "iterative", "rewind" or "gradual".
-      cycles: number of prunings of a schedule other than "one-shot".
-      evaluate_every: steps of retraining between evaluations; 0: at its end alone.
-      evaluate_on: examples of each split that are evaluated, the first ones; 0: all.
-    """
-
-    model: str
-    activation: str
-    dataset: str
-    method: str
-    tau: int
-    seed: int
-    train_steps: int
-    retrain_steps: int
-    batch_size: int
-    learning_rate: float
-    dtype: str = "float32"
-    schedule: str = "one-shot"
-    cycles: int = 1
-    evaluate_every: int = 0
-    evaluate_on: int = 0
-
-    @property
-    def name(self) -> str:
-        """Sixteen hexadecimal digits of the settings' SHA-256."""
-        return settings_name(asdict(self), {field.name: field.default for field in fields(self)})
-
-    @property
-    def run(self) -> Trial:
-        """The settings without method, level and seed, which the trials of a table share."""
-        return replace(self, method="", tau=0, seed=0)
 
 
 class Evaluation(NamedTuple):
@@ -137,12 +83,6 @@ class Result:
     def retrained(self) -> Evaluation:
         """Errors after the last step of retraining."""
         return self.evaluations[-1]
-
-
-def settings_name(settings: dict[str, object], defaults: dict[str, object]) -> str:
-    """Name settings by their hash, those at their default left out."""
-    told = {key: value for key, value in settings.items() if defaults.get(key) != value}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Store:
@@ -258,7 +198,7 @@ class Store:
 
 
 def by_run(results: Sequence[Result]) -> list[list[Result]]:
-    """Split results by their settings other than method, level and seed."""
+    """Split results by their settings other than way, level and seed."""
     groups: dict[Trial, list[Result]] = {}
     for result in results:
         groups.setdefault(result.trial.run, []).append(result)

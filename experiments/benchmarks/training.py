@@ -21,7 +21,7 @@ import lap_jax
 from experiments.files import write_atomically
 from experiments.running.training import Trainer
 from experiments.running.training import Training as Networks
-from experiments.store import Trial
+from experiments.trial import Trial
 
 SPARSITY = 0.9837
 

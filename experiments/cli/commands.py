@@ -1,18 +1,27 @@
-"""What the command line takes: each command and its flags, and the trials that they mean."""
+"""What the command line takes: each command and its flags."""
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from tyro.extras import literal_type_from_choices
 
-from experiments.store import Trial
+from experiments.data import SOURCES
+from experiments.networks import MODELS
+from experiments.paper import TARGETS
 from lap_jax import METHODS
 
-Names = Literal["digits", "mnist", "fashion_mnist", "cifar10"]
+if TYPE_CHECKING:
+    Model = str
+    DataName = str
+    Prepared = str
+else:  # what the folders of networks and data sets hold
+    Model = literal_type_from_choices(MODELS)
+    DataName = literal_type_from_choices(SOURCES)
+    Prepared = literal_type_from_choices([name for name in SOURCES if SOURCES[name].published])
 
 
 class BadFlag(Exception):
@@ -27,19 +36,24 @@ class Run:
     stopped when the same command is given again; two that are given at once share the work.
     """
 
-    model: Literal["fcn", "linear", "conv6", "vgg11", "vgg16", "vgg19", "resnet18"] = "fcn"
-    """fcn: four hidden layers of 500; linear: one hidden layer of 1,000, no activation."""
+    model: Model = "fcn"
+    """fcn: four hidden layers of 500; linear: one hidden layer of 1,000, no activation; vit: a
+    small vision transformer; charlm: a small language model of characters."""
     activation: Literal["relu", "tanh", "sigmoid", "none"] | None = None
-    """Of the hidden layers; by default none for linear, relu for the others."""
-    dataset: Names | None = None
-    """digits needs no download; the others are read from --data-dir. By default digits for fcn and
-    linear, cifar10 for the others."""
+    """Of the hidden layers; by default none for linear, relu for the paper's others."""
+    dataset: DataName | None = None
+    """digits and python_reference, a text, need no download; the others are read from --data-dir.
+    By default digits for fcn and linear, the text for charlm, cifar10 for the others."""
     data_dir: Path | None = None
     """Folder of prepared TensorFlow Datasets (see: python -m experiments prepare)."""
     methods: tuple[str, ...] = tuple(METHODS)
-    """Pruning methods, by the paper's names; "LAP shuffled" permutes LAP's masks within layers."""
+    """Pruning methods, by the paper's names; "LAP shuffled" permutes LAP's masks within layers.
+    Choices may follow: "LAP graph=traced horizon=all" or "LAP lags" look further or more exactly;
+    "LBP graph=traced measured=input" is Wanda's score (see: README, Methods)."""
     taus: tuple[int, ...] | None = None
     """Levels of the rule of Appendix C; by default those of the paper's table of the model."""
+    sparsity: tuple[float, ...] = ()
+    """Fractions removed of each layer, the first and the last left whole, in place of levels."""
     seeds: int = 5
     """Number of networks trained, each pruned by every method at every level."""
     train_steps: int | None = None
@@ -58,6 +72,16 @@ class Run:
     """Prunings of a schedule other than one-shot, within the steps of retraining."""
     control: bool = True
     """Also retrain each network unpruned, for as many steps."""
+    divisor: int = 1
+    """Divides the widths of the network."""
+    side: int = 0
+    """Rows and columns that images are resized to; 0: as they are."""
+    train_on: int = 0
+    """Training examples, the first ones; 0: all."""
+    augment: bool = True
+    """Crop and flip the images of a network for CIFAR-10 at random."""
+    same_batches: bool = False
+    """Retrain by the same batches after every method and level."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the networks compute in; parameters are float32."""
     evaluate_every: int = 0
@@ -111,8 +135,6 @@ class Paper:
 
     def runs(self) -> list[Run]:
         """Return what `run` would be told, once per network."""
-        from experiments.paper import TARGETS
-
         own = ("methods", "target", "out")
         given = {field.name: getattr(self, field.name) for field in fields(self)
                  if field.name not in own}  # fmt: skip
@@ -150,7 +172,7 @@ class Status:
 class Prepare:
     """Make a data set from its published files with TensorFlow Datasets, without TensorFlow."""
 
-    dataset: Annotated[Literal["mnist", "fashion_mnist", "cifar10"], tyro.conf.Positional]
+    dataset: Annotated[Prepared, tyro.conf.Positional]
     """Which data set."""
     data_dir: Path
     """Folder to write to."""
@@ -158,71 +180,3 @@ class Prepare:
     """Folder that holds the published files; without it TensorFlow Datasets downloads them."""
     accept_mismatch: bool = False
     """Take files whose checksums are not the published ones."""
-
-
-def trials_of(command: Run) -> list[Trial]:
-    """Return the trials of a run, seed by seed; raise `BadFlag` for flags of no use."""
-    from experiments.networks import MODELS
-    from experiments.store import SHUFFLED, UNPRUNED
-
-    setting = MODELS[command.model]
-    for method in command.methods:
-        if method.removesuffix(SHUFFLED) not in METHODS:
-            close = difflib.get_close_matches(method, METHODS, n=3, cutoff=0.3) or METHODS
-            raise BadFlag(f"--methods: unknown method {method!r}; nearest: {', '.join(close)}")
-
-    def chosen(name: str, default: Any) -> Any:
-        value = getattr(command, name)
-        return default if value is None else value
-
-    taus = chosen("taus", setting.taus)
-    same = Trial(
-        model=command.model,
-        activation=chosen("activation", setting.activation),
-        dataset=chosen("dataset", "cifar10" if setting.augment else "digits"),
-        method="",
-        tau=0,
-        seed=0,
-        train_steps=chosen("train_steps", setting.train_steps),
-        retrain_steps=chosen("retrain_steps", setting.retrain_steps),
-        batch_size=command.batch_size,
-        learning_rate=chosen("learning_rate", setting.learning_rate),
-        dtype=command.dtype,
-        evaluate_every=command.evaluate_every,
-        evaluate_on=command.evaluate_on,
-    )
-    for name, least in (
-        ("seeds", 1), ("train_steps", 0), ("retrain_steps", 0), ("batch_size", 1), ("cycles", 1),
-        ("evaluate_every", 0), ("evaluate_on", 0), ("width", 0),
-    ):  # fmt: skip
-        value = getattr(same if hasattr(same, name) and name != "cycles" else command, name)
-        if value < least:
-            raise BadFlag(f"--{name.replace('_', '-')} is {value}: expected {least} or more")
-    if not command.methods:
-        raise BadFlag("--methods names no method")
-    if not taus or min(taus) < 0:
-        raise BadFlag(f"--taus is {taus}: expected levels of 0 or more")
-    if not same.learning_rate > 0:
-        raise BadFlag(f"--learning-rate is {same.learning_rate}: expected a positive number")
-    if setting.augment and same.dataset != "cifar10":
-        raise BadFlag(f"--dataset is {same.dataset}: {command.model} reads images of 32 x 32")
-    for method in command.methods:
-        if method.endswith(SHUFFLED) and set(command.schedule) != {"one-shot"}:
-            raise BadFlag(f"--methods: {method!r} goes with --schedule one-shot alone")
-    cells = [(method, tau) for method in dict.fromkeys(command.methods)
-             for tau in dict.fromkeys(taus)]  # fmt: skip
-    # The control is the same under every schedule: it is run under the first.
-    first = command.schedule[0]
-    controls = {
-        each: [(UNPRUNED, 0)] if command.control and each == first else []
-        for each in command.schedule
-    }
-    return [
-        replace(
-            same, method=method, tau=tau, seed=seed, schedule=schedule,
-            cycles=1 if schedule == "one-shot" else command.cycles,
-        )
-        for schedule in dict.fromkeys(command.schedule)
-        for seed in range(command.seeds)
-        for method, tau in [*cells, *controls[schedule]]
-    ]  # fmt: skip

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli.commands import BadFlag, Run, trials_of
+from experiments.cli.commands import BadFlag, Run
+from experiments.cli.wanted import trials_of
+from experiments.data import load
+from experiments.data.source import Dataset
+from experiments.reporting import report
+from experiments.running.devices import one_device_per_core
+from experiments.running.progress import Tick, progress
+from experiments.running.pruning import sparsity_of
+from experiments.running.status import write_plan, write_progress
+from experiments.running.sweep import Options, Sweep
 from experiments.store import Result, Store
+from experiments.trial import Trial, as_declared
+
+Data = tuple[str, int, int]
+"""What decides the examples of a trial: data set, number, size of images."""
 
 
 def run(command: Run) -> None:
@@ -16,57 +29,68 @@ def run(command: Run) -> None:
 
 
 def work(commands: Sequence[Run], folder: Path) -> None:
-    """Run the trials of several commands on one data set in one folder.
+    """Run the trials of several commands in one folder, one data set after the other.
 
-    The way of working (data, width, checkpoints) is the first command's.
+    The way of working (folder of data, width, checkpoints) is the first command's.
     """
     wanted = [trial for command in commands for trial in trials_of(command)]
     first = commands[0]
-    from experiments import data
-    from experiments.running.devices import one_device_per_core
-    from experiments.running.progress import progress
-    from experiments.running.status import write_plan
-
-    dataset = data.load(wanted[0].dataset, first.data_dir)
-    if first.batch_size > len(dataset.train_y):
-        raise BadFlag(
-            f"--batch-size is {first.batch_size}: {dataset.name} has "
-            f"{len(dataset.train_y)} examples"
-        )
-    if first.evaluate_on > len(dataset.test_y):
-        raise BadFlag(
-            f"--evaluate-on is {first.evaluate_on}: {dataset.name} has {len(dataset.test_y)} "
-            "examples to test on"
-        )
+    groups: dict[Data, list[Trial]] = {}
+    for trial in wanted:
+        groups.setdefault((trial.dataset, trial.train_on, trial.side), []).append(trial)
+    one_device_per_core()
+    # All that can be wrong is looked for before anything is trained.
+    datasets = {each: load(each[0], first.data_dir, *each[1:]) for each in groups}
+    for each, trials in groups.items():
+        check(trials, datasets[each])
     store = Store(folder)
     write_plan(folder, wanted)
-    one_device_per_core()
-    from experiments.running.sweep import Options, Sweep
-
-    sweep = Sweep(wanted, dataset, store, Options(first.width, first.checkpoint_seconds))
+    options = Options(first.width, first.checkpoint_seconds)
+    sweeps = [Sweep(trials, datasets[each], store, options) for each, trials in groups.items()]
     of = {f"{trial.model} ({trial.activation})": None for trial in wanted}
+    left = sum(sweep.trials_left for sweep in sweeps)
+    steps = sum(sweep.steps_left for sweep in sweeps)
     print(
-        f"{', '.join(of)} on {dataset.name}; trials: {len(wanted)}, to do: {sweep.trials_left}, "
-        f"{sweep.steps_left:,} steps",
+        f"{', '.join(of)} on {', '.join(dict.fromkeys(name for name, *_ in groups))}; "
+        f"trials: {len(wanted)}, to do: {left}, {steps:,} steps",
         flush=True,
     )
-    if sweep.trials_left:
+    if left:
         start = time.time()
-        with progress(sweep.steps_left, "steps") as (show, say):
-            sweep.run(_told(show, folder, sweep.steps_left), say)
+        with progress(steps, "steps") as (show, say):
+            tick = _told(show, folder, steps)
+            for sweep in sweeps:
+                sweep.run(tick, say)
         spent = time.time() - start
-        print(f"{spent:.0f} s, {1 - sweep.training_seconds / spent:.1%} of them not in training")
+        training = sum(sweep.training_seconds for sweep in sweeps)
+        print(f"{spent:.0f} s, {1 - training / spent:.1%} of them not in training")
     by_trial = {result.trial: result for result in store.load()}
-    results = [by_trial[trial] for trial in wanted]
-    from experiments.reporting import report
-
-    print(f"\n{report.write(results, folder)}")
+    print(f"\n{report.write([by_trial[trial] for trial in wanted], folder)}")
 
 
-def _told(show: Callable[[int], None], folder: Path, total: int) -> Callable[[int], None]:
+def check(trials: Sequence[Trial], dataset: Dataset) -> None:
+    """Raise `BadFlag` for trials that the data cannot serve, or that leave nothing."""
+    for trial in trials:
+        if trial.batch_size > len(dataset.train_y):
+            raise BadFlag(
+                f"--batch-size is {trial.batch_size}: {dataset.name} has "
+                f"{len(dataset.train_y)} examples"
+            )
+        if trial.evaluate_on > len(dataset.test_y):
+            raise BadFlag(
+                f"--evaluate-on is {trial.evaluate_on}: {dataset.name} has {len(dataset.test_y)} "
+                "examples to test on"
+            )
+    for level, trial in {trial.level: trial for trial in trials}.items():
+        levels = sparsity_of(as_declared(trial), dataset)
+        if max(levels.values()) >= 1:
+            flag = "sparsity" if trial.sparsity else "taus"
+            full = max(levels, key=lambda name: levels[name])
+            raise BadFlag(f"--{flag} is {level}: {full} of {trial.model} would keep no weight")
+
+
+def _told(show: Tick, folder: Path, total: int) -> Tick:
     """Return a tick that also writes the progress down, every few seconds."""
-    from experiments.running.status import write_progress
-
     start = last = time.time()
     done = 0
     write_progress(folder, done, total, start)

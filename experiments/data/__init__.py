@@ -21,9 +21,7 @@ def _found() -> dict[str, Source]:
 SOURCES = _found()
 
 
-def load(
-    name: str, data_dir: Path | None = None, train_on: int = 0, test_on: int = 0, side: int = 0
-) -> Dataset:
+def load(name: str, data_dir: Path | None = None, train_on: int = 0, side: int = 0) -> Dataset:
     """Return a data set.
 
     What a program makes, such as ``digits``, is at hand. The others are read from ``data_dir``,
@@ -32,7 +30,7 @@ def load(
     Args:
       name: of `SOURCES`.
       data_dir: folder of prepared data sets.
-      train_on, test_on: examples of the two splits, the first ones; 0: all.
+      train_on: training examples, the first ones; 0: all.
       side: rows and columns that images are resized to; 0: as they are.
 
     Raises:
@@ -49,13 +47,13 @@ def load(
     if source.side:
         mean, std = train_x.mean((0, 1, 2)), train_x.std((0, 1, 2))
         train_x, test_x = (train_x - mean) / std, (test_x - mean) / std
-    train, test = slice(train_on or None), slice(test_on or None)
+    train = slice(train_on or None)
     return Dataset(
         name,
         _resized(train_x[train], side),
         arrays["train_y"][train].astype(np.int32),
-        _resized(test_x[test], side),
-        arrays["test_y"][test].astype(np.int32),
+        _resized(test_x, side),
+        arrays["test_y"].astype(np.int32),
         source.classes,
     )
 

@@ -6,7 +6,7 @@ import io
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -15,8 +15,9 @@ from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator, ScalarFor
 from experiments.files import write_atomically
 from experiments.paper import table_for
 from experiments.reporting.layers_figure import layers_figure
-from experiments.reporting.tables import methods_of, pruned
-from experiments.store import SHUFFLED, Result
+from experiments.reporting.tables import pruned, ways_of
+from experiments.store import Result
+from experiments.trial import SHUFFLED
 from lap_jax import METHODS
 
 STYLES = {
@@ -31,9 +32,20 @@ STYLES = {
     "LAP-backward-seq": ("tab:purple", "D"),
 }
 
+LINES = ("--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)))
+MARKERS = ("*", "p", "h", "d", "8", "X", "1")
+"""Of the variants of a method."""
 
 COLUMNS = 4
 """Panels beside one another at most: more would be too small to read on a page."""
+
+
+class Style(NamedTuple):
+    """How a way of pruning is drawn."""
+
+    colour: str
+    marker: str
+    line: Any
 
 
 def pictures(results: Sequence[Result]) -> dict[str, Figure]:
@@ -110,18 +122,18 @@ def _gap_figure(results: Sequence[Result]) -> Figure:
 def _curves_figure(results: Sequence[Result]) -> Figure:
     """Test error against the step of retraining, a panel per level."""
     own = pruned(results)
-    taus = sorted({result.trial.tau for result in own})
-    figure, panels = _panels(results, len(taus))
-    for axes, tau in zip(panels, taus, strict=True):
-        level = [result for result in own if result.trial.tau == tau]
-        for method, colour, marker in _present(level):
+    levels = sorted({result.trial.level for result in own})
+    figure, panels = _panels(results, len(levels))
+    for axes, level in zip(panels, levels, strict=True):
+        those = [result for result in own if result.trial.level == level]
+        for way, style in _present(those).items():
             groups: dict[int, list[float]] = {}
-            for result in level:
-                if result.trial.method == method:
+            for result in those:
+                if result.trial.way == way:
                     for moment in result.evaluations[1:]:
                         groups.setdefault(moment.step, []).append(100 * moment.test_error)
-            _line(axes, method, groups, colour, marker)
-        axes.set_title(f"{level[0].kept:.2%} of the weights", fontsize=10)
+            _line(axes, way, groups, style)
+        axes.set_title(f"{those[0].kept:.2%} of the weights", fontsize=10)
         axes.set_xlabel("step of retraining", fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -158,21 +170,21 @@ def _panel(
     axes: Any, title: str, results: Sequence[Result], number: Callable[[Result], float]
 ) -> None:
     own = pruned(results)
-    kept = {result.trial.tau: 100 * result.kept for result in own}
-    for method, colour, marker in _present(own):
+    kept = {result.trial.level: 100 * result.kept for result in own}
+    for way, style in _present(own).items():
         groups: dict[float, list[float]] = {}
         for result in own:
-            if result.trial.method == method:
-                groups.setdefault(kept[result.trial.tau], []).append(number(result))
-        _line(axes, method, groups, colour, marker)
+            if result.trial.way == way:
+                groups.setdefault(kept[result.trial.level], []).append(number(result))
+        _line(axes, way, groups, style)
     axes.set_title(title)
     axes.set_xlabel("weights kept")
     axes.set_xscale("log")
-    taus = sorted(kept)
+    shares = [kept[level] for level in sorted(kept)]
     axes.set_xticks(
-        [kept[tau] for tau in taus],
-        [f"{kept[tau]:.3g}%" if kept[tau] >= 1 else f"{kept[tau]:.2g}%" for tau in taus],
-        rotation=45 if len(taus) > 8 else 0,
+        shares,
+        [f"{share:.3g}%" if share >= 1 else f"{share:.2g}%" for share in shares],
+        rotation=45 if len(shares) > 8 else 0,
     )
     axes.set_xticks([], minor=True)
     # A level halves the weights or so: a margin of half a level on either side.
@@ -180,30 +192,45 @@ def _panel(
     axes.grid(alpha=0.3)
 
 
-def _line(axes: Any, method: str, groups: dict[Any, list[float]], colour: str, marker: str) -> None:
+def _line(axes: Any, way: str, groups: dict[Any, list[float]], style: Style) -> None:
     places = sorted(groups, reverse=True)
     several = any(len(values) > 1 for values in groups.values())
     spread = [statistics.stdev(groups[x]) if len(groups[x]) > 1 else 0 for x in places]
-    compared = method in ("MP", "LAP")
+    compared = way in ("MP", "LAP")
+    hollow = way.endswith(SHUFFLED)
     axes.errorbar(
         places,
         [statistics.fmean(groups[x]) for x in places],
         spread if several else None,
-        color=colour,
-        marker=marker,
+        color=style.colour,
+        marker=style.marker,
         markersize=5,
-        markerfacecolor="white" if method.endswith(SHUFFLED) else colour,
+        markerfacecolor="white" if hollow else style.colour,
         linewidth=2 if compared else 1,
-        linestyle=":" if method.endswith(SHUFFLED) else "-",
+        linestyle=":" if hollow else style.line,
         capsize=3,
         zorder=3 if compared else 2,
-        label=method,
+        label=way,
     )
 
 
-def _present(results: Sequence[Result]) -> list[tuple[str, str, str]]:
-    """Return the methods of results in the paper's order, with colour and marker."""
-    return [(name, *STYLES[name.removesuffix(SHUFFLED)]) for name in methods_of(results)]
+def _present(results: Sequence[Result]) -> dict[str, Style]:
+    """Return the ways of results in order, with their styles: variants of a method share a colour.
+
+    The method itself is drawn whole and each variant with a line and a marker of its own.
+    """
+    methods = {result.trial.way: result.trial.method.removesuffix(SHUFFLED) for result in results}
+    found, variants = {}, dict.fromkeys(STYLES, 0)
+    for way in ways_of(results):
+        colour, marker = STYLES[methods[way]]
+        if way.removesuffix(SHUFFLED) == methods[way]:
+            found[way] = Style(colour, marker, "-")
+        else:
+            number = variants[methods[way]]
+            variants[methods[way]] += 1
+            line, marker = LINES[number % len(LINES)], MARKERS[number % len(MARKERS)]
+            found[way] = Style(colour, marker, line)
+    return found
 
 
 def _unpruned_line(axes: Any, results: Sequence[Result]) -> None:
@@ -220,10 +247,10 @@ def _published(axes: Any, results: Sequence[Result]) -> None:
     if found is None or trial.schedule != "one-shot":
         return
     name, table = found
-    taus = {result.trial.tau for result in results}
+    taus = {result.trial.level for result in results}
     columns = [index for index, tau in enumerate(table.taus) if tau in taus]
     for method in METHODS:
-        if method in table.errors and any(r.trial.method == method for r in results):
+        if method in table.errors and any(r.trial.way == method for r in results):
             colour, marker = STYLES[method]
             axes.plot(
                 [table.kept[index] for index in columns],

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from experiments.reporting.tables import methods_of
+from experiments.reporting.tables import ways_of
 from experiments.store import LayerCount, Result
 
 COLUMNS = 5
@@ -38,7 +38,7 @@ def layers_figure(results: Sequence[Result]) -> Figure:
         ("Dead neurons of each layer (%)", dead, Normalize(0, 100)),
     )
     names = [layer.name for layer in results[0].layers]
-    kept = {result.trial.tau: 100 * result.kept for result in results}
+    kept = {result.trial.level: 100 * result.kept for result in results}
     columns = min(COLUMNS, max(len(densities), len(dead)))
     # Each kind begins a new row of maps.
     rows = [-(-len(maps) // columns) for _, maps, _ in kinds]
@@ -53,7 +53,7 @@ def layers_figure(results: Sequence[Result]) -> Figure:
             _heat(axes, values, norm)
             axes.set_title(name, fontsize=8)
             axes.set_xticks(
-                np.arange(len(kept)) + 0.5, [f"{kept[tau]:.2g}%" for tau in sorted(kept)],
+                np.arange(len(kept)) + 0.5, [f"{kept[level]:.2g}%" for level in sorted(kept)],
                 rotation=60, fontsize=7,
             )  # fmt: skip
             axes.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=7)
@@ -65,22 +65,22 @@ def layers_figure(results: Sequence[Result]) -> Figure:
 
 def _maps(results: Sequence[Result], share: Callable[[LayerCount], float]) -> Maps:
     """Return maps by the methods that they hold for."""
-    taus = sorted({result.trial.tau for result in results})
-    cells: dict[tuple[str, int], list[list[float]]] = {}
+    levels = sorted({result.trial.level for result in results})
+    cells: dict[tuple[str, float], list[list[float]]] = {}
     for result in results:
-        place = result.trial.method, result.trial.tau
+        place = result.trial.way, result.trial.level
         cells.setdefault(place, []).append([share(layer) for layer in result.layers])
     blank = np.full(len(results[0].layers), np.nan)
     groups: list[tuple[list[str], Any]] = []
-    for method in methods_of(results):
-        columns = [np.mean(cells.get((method, tau), [blank]), axis=0) for tau in taus]
+    for way in ways_of(results):
+        columns = [np.mean(cells.get((way, level), [blank]), axis=0) for level in levels]
         values = np.stack(columns, axis=1)
         for names, other in groups:
             if np.allclose(values, other, equal_nan=True):
-                names.append(method)
+                names.append(way)
                 break
         else:
-            groups.append(([method], values))
+            groups.append(([way], values))
     return {_title(names, len(groups)): values for names, values in groups}
 
 

@@ -20,6 +20,7 @@ from experiments.reporting.tables import (
     sheets,
 )
 from experiments.store import Result, by_run
+from experiments.trial import DEFAULTS
 
 CAPTIONS = {
     "accuracy": "Test accuracy after and before retraining",
@@ -100,8 +101,8 @@ def _section(results: Sequence[Result], number: int) -> str:
     parts += [*map(page_table, others), *drawn.values()]
     settings = {
         name.replace("_", " "): f"{value:,}" if isinstance(value, int) else str(value)
-        for name, value in asdict(results[0].trial).items()
-        if value and name not in ("method", "tau", "seed")
+        for name, value in asdict(results[0].trial.run).items()
+        if value and (value != DEFAULTS[name] or name in ("dtype", "schedule"))
     }
     hours = sum(result.seconds for result in results) / 3600
     settings["time"] = f"{hours:.2f} hours for {count_of(len(results), 'network')}"

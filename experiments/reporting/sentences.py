@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments.reporting.tables import Cell, after, cells_of, pruned
-from experiments.store import SHUFFLED, Result
+from experiments.store import Result
+from experiments.trial import SHUFFLED
 
 
 class Comparison(NamedTuple):
-    """A method and MP at one level, after retraining."""
+    """A way of pruning and MP at one level, after retraining."""
 
-    tau: int
+    level: float
     kept: float
-    method: str
+    way: str
     cell: Cell
     base: Cell
 
@@ -37,19 +38,19 @@ class Comparison(NamedTuple):
 
     def __str__(self) -> str:
         relative = f", {self.gap / self.base.mean:+.2%}" if self.base.mean else ""
-        way = f"{abs(self.gap):.2f} points {'less' if self.gap < 0 else 'more'}"
-        return f"{self.method} {way if self.gap else 'as much'} ({self.cell}%{relative})"
+        much = f"{abs(self.gap):.2f} points {'less' if self.gap < 0 else 'more'}"
+        return f"{self.way} {much if self.gap else 'as much'} ({self.cell}%{relative})"
 
 
 def comparisons(results: Sequence[Result]) -> list[Comparison]:
-    """Compare with MP, level by level, each method that is neither a baseline nor shuffled."""
-    cells, kept, methods = cells_of(pruned(results), after)
-    rivals = [name for name in methods if name not in ("MP", "RP") and not name.endswith(SHUFFLED)]
+    """Compare with MP, level by level, each way that is neither a baseline nor shuffled."""
+    cells, kept, ways = cells_of(pruned(results), after)
+    rivals = [name for name in ways if name not in ("MP", "RP") and not name.endswith(SHUFFLED)]
     return [
-        Comparison(tau, kept[tau], method, cells[method, tau], cells["MP", tau])
-        for tau in sorted(kept)
-        for method in rivals
-        if (method, tau) in cells and ("MP", tau) in cells
+        Comparison(level, kept[level], way, cells[way, level], cells["MP", level])
+        for level in sorted(kept)
+        for way in rivals
+        if (way, level) in cells and ("MP", level) in cells
     ]
 
 
@@ -58,9 +59,9 @@ def verdicts(results: Sequence[Result]) -> list[str]:
 
     Differences beyond the spread, which is both standard deviations together, come first.
     """
-    levels: dict[int, list[Comparison]] = {}
+    levels: dict[float, list[Comparison]] = {}
     for each in comparisons(results):
-        levels.setdefault(each.tau, []).append(each)
+        levels.setdefault(each.level, []).append(each)
     sentences = []
     for those in levels.values():
         parts = [f"At {those[0].kept:.2%} of the weights MP errs {those[0].base}%"]
@@ -80,7 +81,7 @@ def claim(results: Sequence[Result]) -> str:
 
     Empty where LAP and MP share no level.
     """
-    own = [each for each in comparisons(results) if each.method == "LAP"]
+    own = [each for each in comparisons(results) if each.way == "LAP"]
     if not own:
         return ""
     parts = []
@@ -107,14 +108,14 @@ def sentence(results: Sequence[Result]) -> str:
         return "Nothing was pruned."
     rivals: dict[str, list[Comparison]] = {}
     for each in comparisons(own):
-        rivals.setdefault(each.method, []).append(each)
+        rivals.setdefault(each.way, []).append(each)
     if not rivals:
-        cells, kept, (method, *_) = cells_of(own, after)
-        present = [tau for tau in sorted(kept) if (method, tau) in cells]
+        cells, kept, (way, *_) = cells_of(own, after)
+        present = [level for level in sorted(kept) if (way, level) in cells]
         return (
-            f"With {method} the test error after retraining goes from "
-            f"{cells[method, present[0]]}% at {kept[present[0]]:.2%} of the weights to "
-            f"{cells[method, present[-1]]}% at {kept[present[-1]]:.2%}."
+            f"With {way} the test error after retraining goes from "
+            f"{cells[way, present[0]]}% at {kept[present[0]]:.2%} of the weights to "
+            f"{cells[way, present[-1]]}% at {kept[present[-1]]:.2%}."
         )
     return f"After retraining, {'; '.join(map(_course, rivals.values()))}."
 
@@ -126,7 +127,7 @@ def _course(levels: Sequence[Comparison]) -> str:
     widest = max(levels, key=lambda each: abs(each.gap))
     beyond = "" if widest.spread is None else f" ({clear} by more than both standard deviations"
     return (
-        f"{widest.method} errs less than MP at {len(better)} of {len(levels)} levels"
+        f"{widest.way} errs less than MP at {len(better)} of {len(levels)} levels"
         f"{beyond and beyond + ' together)'}, and they differ most at {widest.kept:.2%} of the "
         f"weights: {widest.cell}% against {widest.base}%"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,14 +10,15 @@ from typing import NamedTuple
 
 from experiments.paper import Table, table_for
 from experiments.reporting.rendering import Row, Sheet, markdown
-from experiments.store import SHUFFLED, UNPRUNED, Result, Trial, by_run
+from experiments.store import Result, by_run
+from experiments.trial import SHUFFLED, UNPRUNED, Trial
 from lap_jax import METHODS
 
 Number = Callable[[Result], float | None]
 
 
 class Cell(NamedTuple):
-    """Percentages over seeds: mean, sample standard deviation (None: one seed)."""
+    """Numbers over seeds: mean, sample standard deviation (None: one seed)."""
 
     mean: float
     std: float | None
@@ -26,7 +28,8 @@ class Cell(NamedTuple):
         return f"{self.mean:.2f}" + ("" if self.std is None else f"±{self.std:.2f}")
 
 
-Cells = dict[tuple[str, int], Cell]
+Cells = dict[tuple[str, float], Cell]
+"""By way to prune and level."""
 
 
 def table(results: Sequence[Result]) -> str:
@@ -74,12 +77,13 @@ def sheets(results: Sequence[Result]) -> list[Sheet]:
     brackets and, where the paper has the same network on the same data, the paper's figures below.
     Under its heads stand the least and the greatest density of a layer and the share of
     multiply-adds, where they were counted: means over methods and seeds. Then the same before
-    retraining; the training error, and the gap between the two (Figure 4); and the share of
-    multiply-adds that the kept weights take. A cell of fewer seeds than the others says how many.
+    retraining; what is less or more than MP's on the same network; the cross entropy; the training
+    error, and the gap between the two (Figure 4); and the share of multiply-adds that the kept
+    weights take. A cell of fewer seeds than the others says how many.
     Only the last evaluation counts: nothing is chosen by test data.
 
     Args:
-      results: at least one, of one run: the settings are the same except for method, level, seed.
+      results: at least one, of one run: the settings are the same except for way, level, seed.
 
     Raises:
       ValueError: for results of several runs.
@@ -96,6 +100,9 @@ def sheets(results: Sequence[Result]) -> list[Sheet]:
             levels=_levels(results)
         ),
         _sheet("Before retraining", results, lambda result: result.pruned.test_error),
+        _sheet("Test error (%) less MP's on the same network", results, _less_baseline(results),
+               gain=False),
+        _sheet("Test cross entropy after retraining, bits", results, _bits, gain=False, unit=1.0),
         _sheet("Training error after retraining", results, lambda r: r.retrained.train_error),
         _sheet("Test error less training error after retraining", results, _gap, gain=False),
         _sheet("Multiply-adds of the kept weights, % of all", results,
@@ -124,38 +131,44 @@ def schedule_of(trial: Trial) -> str:
 
 
 def _by_schedule(trial: Trial, runs: Sequence[Sequence[Result]]) -> Sheet:
-    kept = {result.trial.tau: result.kept for run in runs for result in run}
-    taus = sorted(kept)
+    kept = {result.trial.level: result.kept for run in runs for result in run}
+    levels = sorted(kept)
     rows = []
     for run in runs:
-        cells, _, methods = cells_of(run, after)
+        cells, _, ways = cells_of(run, after)
         rows += [
-            Row(f"{schedule_of(run[0].trial)}, {method}",
-                tuple(_text(cells, method, tau) for tau in taus))
-            for method in methods
+            Row(f"{schedule_of(run[0].trial)}, {way}",
+                tuple(_text(cells, way, level) for level in levels))
+            for way in ways
         ]  # fmt: skip
     title = f"Test error (%) after retraining by schedule, {network_name(trial)}"
-    return Sheet(title, tuple(f"{kept[tau]:.2%}" for tau in taus), tuple(rows))
+    return Sheet(title, tuple(f"{kept[level]:.2%}" for level in levels), tuple(rows))
 
 
 def cells_of(
-    results: Sequence[Result], number: Number
-) -> tuple[Cells, dict[int, float], list[str]]:
-    """Return cells by (method, tau), the share kept at each level, and methods in paper order."""
-    groups: dict[tuple[str, int], list[float]] = {}
-    kept: dict[int, float] = {}
+    results: Sequence[Result], number: Number, unit: float = 100.0
+) -> tuple[Cells, dict[float, float], list[str]]:
+    """Return cells by way and level, the share kept at each level, and ways in paper order."""
+    groups: dict[tuple[str, float], list[float]] = {}
+    kept: dict[float, float] = {}
     for result in results:
         value = number(result)
-        kept[result.trial.tau] = result.kept
+        kept[result.trial.level] = result.kept
         if value is not None:
-            groups.setdefault((result.trial.method, result.trial.tau), []).append(value)
-    return {key: _cell(values) for key, values in groups.items()}, kept, methods_of(results)
+            groups.setdefault((result.trial.way, result.trial.level), []).append(value)
+    return {key: _cell(values, unit) for key, values in groups.items()}, kept, ways_of(results)
 
 
-def methods_of(results: Sequence[Result]) -> list[str]:
-    """Return the methods that results are of, in the order of the paper, without the control."""
-    found = {result.trial.method for result in results}
-    return [name for method in METHODS for name in (method, method + SHUFFLED) if name in found]
+def ways_of(results: Sequence[Result]) -> list[str]:
+    """Return the ways of pruning that results are of, without the control.
+
+    Methods come in the order of the paper, each followed by its variants in the order of the
+    results.
+    """
+    found = {result.trial.way: result.trial.method for result in results}
+    methods = [name for method in METHODS for name in (method, method + SHUFFLED)]
+    own = {way: methods.index(method) for way, method in found.items() if method != UNPRUNED}
+    return sorted(own, key=lambda way: (own[way], way != found[way]))
 
 
 def pruned(results: Sequence[Result]) -> list[Result]:
@@ -165,29 +178,29 @@ def pruned(results: Sequence[Result]) -> list[Result]:
 
 def _sheet(
     title: str, results: Sequence[Result], number: Number, paper: Table | None = None,
-    gain: bool = True,
+    gain: bool = True, unit: float = 100.0,
 ) -> Sheet:  # fmt: skip
-    cells, kept, methods = cells_of(results, number)
-    taus = sorted(kept)
+    cells, kept, ways = cells_of(results, number, unit)
+    levels = sorted(kept)
     most = max((cell.seeds for cell in cells.values()), default=0)
     rows = []
-    for method in methods:
-        texts = tuple(_text(cells, method, tau, most, gain) for tau in taus)
-        rows.append(Row(f"{method} (baseline)" if method == "MP" and gain else method, texts))
-        if paper and method in paper.errors:
-            quoted = tuple(_published(paper, method, tau) for tau in taus)
+    for way in ways:
+        texts = tuple(_text(cells, way, level, most, gain) for level in levels)
+        rows.append(Row(f"{way} (baseline)" if way == "MP" and gain else way, texts))
+        if paper and way in paper.errors:
+            quoted = tuple(_published(paper, way, level) for level in levels)
             rows.append(Row("paper", quoted, quoted=True))
-    return Sheet(title, tuple(f"{kept[tau]:.2%}" for tau in taus), tuple(rows))
+    return Sheet(title, tuple(f"{kept[level]:.2%}" for level in levels), tuple(rows))
 
 
 def _levels(results: Sequence[Result]) -> tuple[Row, ...]:
     """Return what a level leaves, beside the share of weights: means over methods and seeds."""
-    groups: dict[int, list[Result]] = {}
+    groups: dict[float, list[Result]] = {}
     for result in results:
-        groups.setdefault(result.trial.tau, []).append(result)
+        groups.setdefault(result.trial.level, []).append(result)
     found = []
     for name, text in (("density of layers", _densities), ("multiply-adds", _multiply_adds)):
-        texts = tuple(text(groups[tau]) for tau in sorted(groups))
+        texts = tuple(text(groups[level]) for level in sorted(groups))
         if any(each != "-" for each in texts):
             found.append(Row(name, texts))
     return tuple(found)
@@ -215,18 +228,38 @@ def _gap(result: Result) -> float:
     return result.retrained.test_error - result.retrained.train_error
 
 
-def _cell(values: Sequence[float]) -> Cell:
-    percent = [100 * value for value in values]
-    std = statistics.stdev(percent) if len(percent) > 1 else None
-    return Cell(statistics.fmean(percent), std, len(percent))
+def _less_baseline(results: Sequence[Result]) -> Number:
+    """Return how much more than MP a result errs, of the same seed and level."""
+    base = {
+        (result.trial.seed, result.trial.level): after(result)
+        for result in results
+        if result.trial.way == "MP"
+    }
+
+    def difference(result: Result) -> float | None:
+        same = base.get((result.trial.seed, result.trial.level))
+        return None if same is None or result.trial.way == "MP" else after(result) - same
+
+    return difference
 
 
-def _text(cells: Cells, method: str, tau: int, seeds: int = 0, gain: bool = True) -> str:
-    cell, baseline = cells.get((method, tau)), cells.get(("MP", tau))
+def _bits(result: Result) -> float | None:
+    loss = result.retrained.test_loss
+    return None if loss is None else loss / math.log(2)
+
+
+def _cell(values: Sequence[float], unit: float = 100.0) -> Cell:
+    scaled = [unit * value for value in values]
+    std = statistics.stdev(scaled) if len(scaled) > 1 else None
+    return Cell(statistics.fmean(scaled), std, len(scaled))
+
+
+def _text(cells: Cells, way: str, level: float, seeds: int = 0, gain: bool = True) -> str:
+    cell, baseline = cells.get((way, level)), cells.get(("MP", level))
     if cell is None:
         return "-"
     text = str(cell)
-    if gain and method not in ("MP", "RP") and baseline is not None and baseline.mean > 0:
+    if gain and way not in ("MP", "RP") and baseline is not None and baseline.mean > 0:
         text += f" ({cell.mean / baseline.mean - 1:+.2%})"
     return f"{text} [{count_of(cell.seeds, 'seed')}]" if cell.seeds < seeds else text
 
@@ -236,6 +269,16 @@ def _others(trial: Trial) -> str:
     parts = []
     if trial.schedule != "one-shot":
         parts.append(f"{trial.schedule} pruning in {count_of(trial.cycles, 'step')}")
+    if trial.divisor > 1:
+        parts.append(f"a {trial.divisor}th of the width")
+    if trial.side:
+        parts.append(f"images of {trial.side} x {trial.side}")
+    if trial.train_on:
+        parts.append(f"trained on the first {trial.train_on:,} examples")
+    if not trial.augment:
+        parts.append("no augmentation")
+    if trial.same_batches:
+        parts.append("the same batches in every retraining of a network")
     if trial.dtype != "float32":
         parts.append(f"computed in {trial.dtype}")
     if trial.evaluate_on:
@@ -248,8 +291,8 @@ def count_of(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _published(table: Table, method: str, tau: int) -> str:
-    if tau not in table.taus:
+def _published(table: Table, way: str, level: float) -> str:
+    if level not in table.taus:
         return "-"
-    mean, std = table.errors[method][table.taus.index(tau)]
+    mean, std = table.errors[way][table.taus.index(int(level))]
     return f"{mean:.2f}±{std:.2f}"

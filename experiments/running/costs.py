@@ -17,8 +17,9 @@ from lap_jax import Graph
 def positions(module: nn.Module, input_shape: Sequence[int], graph: Graph) -> dict[str, int]:
     """Return how often each weight of a layer is used on one example.
 
-    That is the number of positions of a convolution's output, and 1 for a dense layer. Computed
-    from shapes alone.
+    That is the number of positions of a convolution's output, of tokens for a dense layer that
+    reads tokens, and else 1; an embedding is looked up and multiplies nothing. Computed from shapes
+    alone.
 
     Args:
       module: a network, called ``(x [batch, *input_shape], train)``.
@@ -38,7 +39,7 @@ def positions(module: nn.Module, input_shape: Sequence[int], graph: Graph) -> di
     example = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     shapes = flatten_dict(jax.eval_shape(outputs, jax.random.key(0), example), sep="/")
     return {
-        name: sum(math.prod(call.shape[1:-1]) for call in shapes[f"{name}/__call__"])
+        name: sum(math.prod(call.shape[1:-1]) for call in shapes.get(f"{name}/__call__", ()))
         for name in graph.names
     }
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from experiments.files import write_atomically
 from experiments.running.progress import clock
-from experiments.store import ResultsError, Store, Trial
+from experiments.store import ResultsError, Store
+from experiments.trial import Trial
 
 STALE = 120.0
 """Seconds without news after which a process counts as stopped, unless it is seen to run."""
@@ -51,9 +52,9 @@ def status(folder: Path, last: int = 5) -> str:
     done = {result.trial for result in results}
     cells = f"{sum(trial in done for trial in wanted)} of {len(wanted)} cells done"
     lines = [cells if plan else f"{cells}; no plan says whether more are wanted"]
-    for method, count in Counter(trial.method for trial in wanted).items():
-        finished = sum(trial in done for trial in wanted if trial.method == method)
-        lines.append(f"  {method}: {finished} of {count}")
+    for way, count in Counter(trial.way for trial in wanted).items():
+        finished = sum(trial in done for trial in wanted if trial.way == way)
+        lines.append(f"  {way}: {finished} of {count}")
     # Processes of earlier commands, which ended, say nothing beside those at work.
     every = _progress(folder)
     at_work = {name: news for name, news in every.items() if _silence(news) <= STALE}
@@ -63,7 +64,7 @@ def status(folder: Path, last: int = 5) -> str:
     for result in results[-last:]:
         trial = result.trial
         lines.append(
-            f"seed {trial.seed} {trial.method} at {result.kept:.2%}: test error "
+            f"seed {trial.seed} {trial.way} at {result.kept:.2%}: test error "
             f"{result.pruned.test_error:.2%} pruned, {result.retrained.test_error:.2%} retrained"
         )
     return "\n".join(lines)

@@ -23,24 +23,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
-from experiments.data import Dataset
+from experiments.data.source import Dataset
 from experiments.files import write_atomically
 from experiments.running import checkpoints, costs
+from experiments.running.keys import key_of, retraining_key
+from experiments.running.pruning import counts, graph_of, kept_masks, masks_of, module_of
 from experiments.running.training import Network, Trainer, Training
-from experiments.running.trials import (
-    counts,
-    graph_of,
-    kept_masks,
-    key_of,
-    masks_of,
-    module_of,
-    network_of,
-    program_of,
-    retraining_key,
-    start_of,
-    trainer_for,
-)
-from experiments.store import Evaluation, Result, Store, Trial, settings_name
+from experiments.running.trials import network_of, program_of, start_of, trainer_for
+from experiments.store import Evaluation, Result, Store
+from experiments.trial import Trial, as_declared, settings_name
 
 Tick = Callable[[int], None]
 Say = Callable[[str], None]
@@ -192,14 +183,15 @@ class Sweep:
             for trial, (network, _) in zip(unit.trials, loaded, strict=True)
         ]
         masks = [
-            masks_of(trial, network) for trial, network in zip(unit.trials, starts, strict=True)
+            masks_of(trial, network, self._dataset)
+            for trial, network in zip(unit.trials, starts, strict=True)
         ]
         training = trainer.start(_stacked(starts), _stacked(masks))
         keys = _stacked(list(map(retraining_key, unit.trials)))
         training, evaluations, seconds = self._advance(
             unit, trainer, training, keys, tick, first.evaluate_every
         )
-        graph = graph_of(first, starts[0])
+        graph = graph_of(as_declared(first), self._dataset)
         module = module_of(first, self._dataset.classes)
         positions = costs.positions(module, self._dataset.train_x.shape[1:], graph)
         left = jax.device_get(kept_masks(training))
@@ -220,7 +212,7 @@ class Sweep:
         self._store.add(results)
         for result in results:
             say(
-                f"seed {result.trial.seed} {result.trial.method} at {result.kept:.2%}: test error "
+                f"seed {result.trial.seed} {result.trial.way} at {result.kept:.2%}: test error "
                 f"{result.trained.test_error:.2%} trained, {result.pruned.test_error:.2%} pruned, "
                 f"{result.retrained.test_error:.2%} retrained"
             )

@@ -7,6 +7,7 @@ other, because its caches hold one network with its optimizer state and not seve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -40,14 +41,17 @@ class Training(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """Fractions of wrong answers, and mean cross entropies in nats: float32 ``[networks]``."""
+    """Fractions of wrong answers, and mean cross entropies in nats: float32 ``[networks]``.
+
+    There is an answer per label: one per image, one per character of a text.
+    """
 
     error: np.ndarray
     loss: np.ndarray
 
 
 class Data(NamedTuple):
-    """Examples on the device: inputs ``[examples, ...]`` and int32 labels ``[examples]``."""
+    """Examples on the device: inputs and int32 labels, both ``[examples, ...]``."""
 
     inputs: jax.Array
     labels: jax.Array
@@ -303,7 +307,8 @@ class Trainer:
             if whole < examples:
                 rest = count(jax.tree.map(lambda x: x[whole:examples], data))
                 wrong, nats = wrong + rest[0], nats + rest[1]
-            return wrong / examples, nats / examples
+            answers = math.prod((examples, *data.labels.shape[1:]))
+            return wrong / answers, nats / answers
 
         return each(one, training)
 

@@ -1,12 +1,19 @@
-import csv
-from dataclasses import asdict, replace
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import tyro
 
-from experiments.files import write_atomically
-from experiments.reporting.report import write_csv
-from experiments.store import Evaluation, LayerCount, Result, Store, Trial, settings_name
+from experiments.cli.commands import Run
+from experiments.cli.wanted import trials_of
+from experiments.reporting.report import text
+from experiments.reporting.reproduce import command_of
+from experiments.store import Evaluation, LayerCount, Result, Store, by_run
+from experiments.trial import Trial
 
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 TRIAL = Trial("fcn", "relu", "digits", "LAP", 4, 0, 100, 50, 60, 1.2e-3)
 RESULT = Result(
     TRIAL,
@@ -22,7 +29,7 @@ RESULT = Result(
 )
 
 
-def test_what_is_stored_comes_back(tmp_path):
+def test_what_is_stored_comes_back(tmp_path: Path) -> None:
     other = replace(RESULT, trial=replace(TRIAL, tau=5), kept=0.1)
     Store(tmp_path).add([RESULT])
     Store(tmp_path).add([other])
@@ -30,7 +37,7 @@ def test_what_is_stored_comes_back(tmp_path):
     assert Store(tmp_path).load() == [RESULT, other]
 
 
-def test_a_trial_is_stored_once(tmp_path):
+def test_a_trial_is_stored_once(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.add([RESULT])
     again = replace(RESULT, kept=0.5, evaluations=RESULT.evaluations[:2])
@@ -38,38 +45,19 @@ def test_a_trial_is_stored_once(tmp_path):
     assert store.load() == [again]
 
 
-def test_names_are_stable():
-    assert TRIAL.name == "1ab76aea38f39dcd"
-    assert replace(TRIAL, tau=5).name != TRIAL.name
+FOLDERS = sorted(RESULTS.glob("*/results.sqlite"))
 
 
-def test_a_new_field_at_its_default_leaves_names_as_they_are():
-    old = {"model": "fcn", "tau": 4}
-    new = {**old, "decay": 0.0}
-    assert settings_name(new, {"decay": 0.0}) == settings_name(old, {})
-    assert settings_name({**old, "decay": 0.1}, {"decay": 0.0}) != settings_name(old, {})
-
-
-def test_csv_holds_settings_and_numbers(tmp_path):
-    path = tmp_path / "results.csv"
-    write_csv([RESULT], path)
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == ["-1", "0", "50"]
-    assert all(row["method"] == "LAP" for row in rows)
-    assert float(rows[-1]["test_error"]) == RESULT.retrained.test_error
-    assert set(rows[0]) >= set(asdict(TRIAL)) | {"kept", "train_loss", "seconds"}
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    path = tmp_path / "table.md"
-    write_atomically(path, b"old")
-
-    def broken(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("experiments.files.os.replace", broken)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
+@pytest.mark.parametrize("file", FOLDERS, ids=[file.parent.name for file in FOLDERS])
+def test_committed_results_are_read_shown_and_gone_on_with(file: Path, tmp_path: Path) -> None:
+    """Trials have gained fields since: names and commands of old results stay what they were."""
+    shutil.copy(file, tmp_path)
+    store = Store(tmp_path)
+    results = store.load()
+    assert {result.trial.name for result in results} == store.names()
+    assert "| MP (baseline) |" in text(results)
+    again = []
+    for run in by_run(results):
+        _, _, _, _, *flags = shlex.split(command_of(run))
+        again += trials_of(tyro.cli(Run, args=flags))
+    assert {trial.name for trial in again} >= store.names()

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from experiments.__main__ import main
-from experiments.cli.commands import BadFlag, Paper, Run, trials_of
+from experiments.cli.commands import BadFlag, Paper, Run
+from experiments.cli.wanted import trials_of
 from experiments.paper import TARGETS
-from experiments.store import Evaluation, Result, Store, Trial
+from experiments.store import Evaluation, Result, Store
+from experiments.trial import Trial
 
 ROOT = Path(__file__).parents[3]
 

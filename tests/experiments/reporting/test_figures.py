@@ -3,7 +3,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.reporting.figures import STYLES, plot
-from experiments.store import Evaluation, LayerCount, Result, Trial
+from experiments.store import Evaluation, LayerCount, Result
+from experiments.trial import Trial
 from lap_jax import METHODS
 
 

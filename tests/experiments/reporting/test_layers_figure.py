@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from experiments.reporting.layers_figure import layers_figure
-from experiments.store import Evaluation, LayerCount, Result, Trial
+from experiments.store import Evaluation, LayerCount, Result
+from experiments.trial import Trial
 from lap_jax import METHODS
 
 

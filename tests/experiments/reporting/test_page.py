@@ -8,7 +8,8 @@ from experiments.reporting.page import page
 from experiments.reporting.rendering import Row, Sheet, latex, latex_file, markdown, page_table
 from experiments.reporting.sentences import verdicts
 from experiments.reporting.tables import heading, schedules, sheets, table
-from experiments.store import Evaluation, LayerCount, Result, Trial
+from experiments.store import Evaluation, LayerCount, Result
+from experiments.trial import Trial
 
 ROWS = (Row("MP", ("1.0±0.1", "-")), Row("paper", ("2", "-"), True))
 SHEET = Sheet("Error (%) of a & b", ("6%", "3%"), ROWS)

@@ -1,9 +1,11 @@
-from dataclasses import replace
+import csv
+from dataclasses import asdict, replace
 
 import pytest
 
 from experiments.reporting import report
-from experiments.store import Evaluation, LayerCount, Result, Store, Trial
+from experiments.store import Evaluation, LayerCount, Result, Store
+from experiments.trial import Trial
 
 
 def result(method, tau, seed, error, schedule="one-shot"):
@@ -66,3 +68,14 @@ def test_the_text_has_tables_and_what_they_say():
     assert "| LAP | 10.50±0.71 (-65.57%)" in text
     assert "“LAP beats MP” holds, beyond the spread, at 50.00% (10.50±0.71% against" in text
     assert "\n- At 25.00% of the weights MP errs 30.50±0.71%; beyond the spread: LAP" in text
+
+
+def test_csv_holds_settings_and_numbers(tmp_path):
+    path = tmp_path / "results.csv"
+    report.write_csv(ONE_SHOT[:1], path)
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["-1", "0", "20", "40", "50"]
+    assert all(row["method"] == "MP" for row in rows)
+    assert float(rows[-1]["test_error"]) == ONE_SHOT[0].retrained.test_error
+    assert set(rows[0]) >= set(asdict(ONE_SHOT[0].trial)) | {"kept", "train_loss", "seconds"}

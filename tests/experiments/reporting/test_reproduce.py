@@ -3,7 +3,8 @@ import shlex
 import pytest
 import tyro
 
-from experiments.cli.commands import Run, trials_of
+from experiments.cli.commands import Run
+from experiments.cli.wanted import trials_of
 from experiments.reporting.reproduce import command_of
 from experiments.store import Result, by_run
 

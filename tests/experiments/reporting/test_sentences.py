@@ -1,7 +1,8 @@
 import pytest
 
 from experiments.reporting.sentences import claim, comparisons, sentence, verdicts
-from experiments.store import Evaluation, Result, Trial
+from experiments.store import Evaluation, Result
+from experiments.trial import Trial
 
 
 def result(method, tau, seed, after):

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 
 from experiments.reporting.tables import schedules, sheets, table
-from experiments.store import Evaluation, LayerCount, Result, Trial, by_run
+from experiments.store import Evaluation, LayerCount, Result, by_run
+from experiments.trial import Trial
 
 
 def result(method, tau, seed, after, dataset="digits", before=0.5, unpruned=0.02):

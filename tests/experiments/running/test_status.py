@@ -9,7 +9,8 @@ import pytest
 
 from experiments.__main__ import main
 from experiments.running.status import status, write_plan, write_progress
-from experiments.store import Evaluation, Result, ResultsError, Store, Trial
+from experiments.store import Evaluation, Result, ResultsError, Store
+from experiments.trial import Trial
 
 TRIALS = [
     Trial("fcn", "relu", "digits", method, tau, seed, 100, 50, 60, 1e-3)

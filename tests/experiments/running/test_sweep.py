@@ -19,8 +19,9 @@ from experiments.data import Dataset
 from experiments.running import checkpoints, training
 from experiments.running.sweep import Options, Sweep, units_of
 from experiments.running.training import Trainer
-from experiments.running.trials import masks_of, shuffled, trainer_for
-from experiments.store import ResultsError, Store, Trial
+from experiments.running.trials import trainer_for
+from experiments.store import ResultsError, Store
+from experiments.trial import Trial
 
 ROOT = Path(__file__).parents[3]
 TRIAL = Trial("linear", "none", "toy", "LAP", 4, 0, 20, 10, 16, 1e-2)
@@ -201,30 +202,6 @@ def test_evaluations_on_the_way(toy, tmp_path):
     (result,) = results.values()
     assert [moment.step for moment in result.evaluations] == [-1, 0, 4, 8, 10]
     assert all(round(17 * moment.test_error, 6) % 1 == 0 for moment in result.evaluations)
-
-
-def test_a_shuffled_mask_keeps_as_many_elsewhere():
-    masks = {"a": np.arange(100).reshape(10, 10) < 30, "b": np.ones(3, bool)}
-    moved = jax.device_get(shuffled(masks, jax.random.key(0)))
-    assert moved["a"].sum() == 30
-    assert (moved["a"] != masks["a"]).any()
-    assert moved["b"].all()
-
-
-def test_random_pruning_is_another_for_each_seed(toy):
-    trainer = trainer_for(TRIAL, toy, jax.devices()[:1])
-    network = jax.tree.map(
-        lambda leaf: leaf[0], trainer.init(jax.random.split(jax.random.key(0), 1))
-    )
-    masks = {
-        (seed, tau): np.asarray(
-            masks_of(replace(TRIAL, method="RP", tau=tau, seed=seed), network)["Dense_0"]["kernel"]
-        )
-        for seed in (0, 1)
-        for tau in (2, 4)
-    }
-    assert (masks[0, 4] <= masks[0, 2]).all()  # a higher level keeps a part
-    assert (masks[0, 2] != masks[1, 2]).any()
 
 
 def test_a_locked_database_is_an_error_that_loses_nothing(whole, toy, tmp_path, monkeypatch):
