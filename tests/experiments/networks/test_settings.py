@@ -121,7 +121,14 @@ def test_kept_fractions_per_level_are_those_of_the_authors():
         assert [1 - level for level in levels.values()] == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("model", PAPER_MODELS)
+# VGG-16 and VGG-19 are VGG-11 but for their depth, with which the time to compile grows.
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(model, marks=pytest.mark.slow) if model in ("vgg16", "vgg19") else model
+        for model in PAPER_MODELS
+    ],
+)
 def test_trains_prunes_and_retrains(model):
     setting, module = PAPER_MODELS[model], narrow(model)
     variables = jax.jit(module.init)(KEY, IMAGES)
@@ -158,7 +165,6 @@ def test_trains_prunes_and_retrains(model):
 
     trained, trained_stats = fit(params, stats, everything)
     assert _all_move(stats, trained_stats)
-    # VGG-16 and VGG-19 are VGG-11 but for their depth, with which the time to compile masks grows.
     for method in ["LAP"] if model in ("vgg16", "vgg19") else ["MP", "LAP", "LAP-forward"]:
         masks = lap_jax.lookahead_masks(
             trained, graph, levels, method=method, batch_stats=trained_stats

@@ -17,9 +17,10 @@ import pytest
 import lap_jax
 from experiments.data import Dataset
 from experiments.running import checkpoints, training
+from experiments.running import sweep as sweep_module
 from experiments.running.sweep import Options, Sweep, units_of
 from experiments.running.training import Trainer
-from experiments.running.trials import trainer_for
+from experiments.running.trials import program_of, trainer_for
 from experiments.store import ResultsError, Store
 from experiments.trial import Trial
 
@@ -39,6 +40,22 @@ def toy():
     x = rng.normal(size=(120, 4, 4, 1)).astype(np.float32)
     y = (x.reshape(120, -1) @ rng.normal(size=(16, 3))).argmax(1).astype(np.int32)
     return Dataset("toy", x[:90], y[:90], x[90:], y[90:], 3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_trainer_per_program():
+    """Compile each program once for all sweeps of this file, as one sweep does for its units."""
+    known = {}
+
+    def remembered(trial, dataset, devices):
+        place = program_of(trial), dataset.name, tuple(devices or ())
+        if place not in known:
+            known[place] = trainer_for(trial, dataset, devices)
+        return known[place]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep_module, "trainer_for", remembered)
+        yield
 
 
 def options(**choices):
@@ -73,7 +90,7 @@ def test_what_is_done_is_not_done_again(whole, toy, tmp_path):
     assert not list((tmp_path / "checkpoints").glob("*"))
 
 
-@pytest.mark.parametrize("index", [1, 6, 17])
+@pytest.mark.parametrize("index", [1, 17])
 def test_a_network_among_others_equals_its_run_alone(index, whole, toy, tmp_path):
     alone, _ = run([TRIALS[index]], toy, tmp_path, width=1)
     one, other = alone[TRIALS[index]], whole[0][TRIALS[index]]
@@ -131,8 +148,9 @@ def test_the_control_is_not_pruned(whole):
     assert control.retrained.step == 10
 
 
-@pytest.mark.parametrize("stop_after", [0, 3, 11])
-@pytest.mark.parametrize("checkpoint_seconds", [0.0, 60.0])
+@pytest.mark.parametrize(
+    ("stop_after", "checkpoint_seconds"), [(0, 60.0), (3, 0.0), (11, 0.0), (11, 60.0)]
+)
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     whole, toy, tmp_path, stop_after, checkpoint_seconds
 ):
@@ -170,6 +188,7 @@ def test_checkpoints_spare_steps(toy, tmp_path, monkeypatch):
             raise Killed
 
     monkeypatch.setattr(checkpoints, "save", killing)
+    monkeypatch.setattr(sweep_module, "SECONDS_PER_CALL", 0.0)  # a checkpoint after every step
     with pytest.raises(Killed):
         run(wanted, toy, tmp_path, checkpoint_seconds=0.0)
     firsts = []
@@ -308,7 +327,8 @@ def uninterrupted(tmp_path_factory):
     with start(folder) as process:
         _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    return outcome(folder), (folder / "table.md").read_text(), time.monotonic() - before
+    seconds = time.monotonic() - before
+    return outcome(folder), (folder / "table.md").read_text(), seconds, folder
 
 
 def killed_and_resumed(folder, kills, seconds, seed):
@@ -327,15 +347,15 @@ def killed_and_resumed(folder, kills, seconds, seed):
 
 
 def test_a_killed_sweep_ends_as_one_that_was_not(uninterrupted, tmp_path):
-    results, table, seconds = uninterrupted
-    killed_and_resumed(tmp_path, 3, seconds, seed=0)
+    results, table, seconds, _ = uninterrupted
+    killed_and_resumed(tmp_path, 2, seconds, seed=0)
     assert outcome(tmp_path) == results
     assert (tmp_path / "table.md").read_text() == table
 
 
 @pytest.mark.slow
 def test_thirty_kills_change_nothing(uninterrupted, tmp_path):
-    results, table, seconds = uninterrupted
+    results, table, seconds, _ = uninterrupted
     done = 0
     for number in range(10):
         folder = tmp_path / str(number)
@@ -346,7 +366,7 @@ def test_thirty_kills_change_nothing(uninterrupted, tmp_path):
 
 
 def test_two_processes_share_a_sweep(uninterrupted, tmp_path):
-    results, table, _ = uninterrupted
+    results, table, *_ = uninterrupted
     processes = [start(tmp_path), start(tmp_path)]
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
@@ -357,10 +377,9 @@ def test_two_processes_share_a_sweep(uninterrupted, tmp_path):
     assert len(lines) == len(set(lines)) == 10  # no cell was done twice
 
 
-def test_the_database_has_a_row_per_cell_and_evaluation(uninterrupted, tmp_path):
-    with start(tmp_path) as process:
-        process.communicate(timeout=300)
-    with closing(sqlite3.connect(tmp_path / "results.sqlite")) as connection:
+def test_the_database_has_a_row_per_cell_and_evaluation(uninterrupted):
+    folder = uninterrupted[-1]
+    with closing(sqlite3.connect(folder / "results.sqlite")) as connection:
         cells = connection.execute("SELECT trial, made_with FROM cells").fetchall()
         rows = connection.execute("SELECT count(*) FROM evaluations").fetchone()
     assert len(cells) == 10
