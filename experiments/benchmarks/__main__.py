@@ -19,9 +19,11 @@ from experiments.benchmarks.distortion import Distortion, distortion
 from experiments.benchmarks.first_call import FirstCall, first_call
 from experiments.benchmarks.scale import Scale, scale
 from experiments.benchmarks.training import Training, training
-from experiments.datasets import DataError
-from experiments.devices import one_device_per_core
-from experiments.results import write_atomically
+from experiments.cli.commands import BadFlag
+from experiments.data import DataError
+from experiments.files import write_atomically
+from experiments.running.devices import one_device_per_core
+from experiments.store import ResultsError
 from lap_jax import PruningError
 
 GROWTH = (1e6, 3e6, 1e7, 3e7, 1e8)
@@ -76,11 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif isinstance(command, Distortion):
             print(distortion(command))
         elif isinstance(command, Accuracy):
-            one_device_per_core()
-            print(accuracy(command))
+            accuracy(command)
         else:
             masks(command)
-    except (ValueError, DataError, PruningError, OSError, subprocess.CalledProcessError) as error:
+    except (
+        ValueError, BadFlag, DataError, PruningError, ResultsError, OSError,
+        subprocess.CalledProcessError,
+    ) as error:  # fmt: skip
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

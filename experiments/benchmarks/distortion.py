@@ -22,9 +22,9 @@ from jax import lax
 
 import lap_jax
 from experiments.benchmarks.masks import hardware
+from experiments.files import write_atomically
 from experiments.networks import resnet
-from experiments.rendering import Row, Sheet, markdown
-from experiments.results import write_atomically
+from experiments.reporting.rendering import Row, Sheet, markdown
 
 Params = dict[str, Any]
 

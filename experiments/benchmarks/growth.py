@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.benchmarks.masks import Timing, exponent
-from experiments.results import write_atomically
+from experiments.files import write_atomically
 
 COLOURS = {
     "floor": "black",

@@ -18,9 +18,10 @@ import numpy as np
 import optax
 
 import lap_jax
-from experiments.results import Trial, write_atomically
-from experiments.training import Trainer
-from experiments.training import Training as Networks
+from experiments.files import write_atomically
+from experiments.running.training import Trainer
+from experiments.running.training import Training as Networks
+from experiments.trial import Trial
 
 SPARSITY = 0.9837
 
@@ -67,7 +68,7 @@ def flops_per_step(widths: list[int], batch: int) -> int:
 
 def measure(command: Training) -> tuple[list[Row], dict[str, float]]:
     """Time every entry in turn; return the rows and the machine's measured peaks in FLOP/s."""
-    from experiments.trials import trainer_for
+    from experiments.running.trials import trainer_for
 
     dataset = _data()
     trial = Trial("fcn", "relu", "mnist", "LAP", 6, 0, 0, 0, 60, 1.2e-3)
@@ -139,7 +140,7 @@ def _timed(call: Call, steps: int) -> float:
 
 
 def _data() -> Any:
-    from experiments.datasets import Dataset
+    from experiments.data import Dataset
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal((60_000, 28, 28, 1), np.float32)
@@ -172,7 +173,7 @@ def _ours(trainer: Trainer, networks: int) -> Call:
 
 def _python_loop(dataset: Any) -> Call:
     """One network, as a plain script has it: the loop is Python's, the step is jitted."""
-    from experiments.models import MODELS
+    from experiments.networks import MODELS
 
     module = MODELS["fcn"].build(10, "relu")
     inputs, labels = jax.device_put((dataset.train_x, dataset.train_y))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from experiments.networks.setting import Setting
 from experiments.networks.vit import POSITIONS, Block
 
 
@@ -33,3 +34,11 @@ class CharLM(nn.Module):
             x = Block(self.heads, 4 * self.width, causal=True, dtype=self.dtype)(x)
         x = nn.LayerNorm(dtype=self.dtype)(x).astype(jnp.float32)
         return nn.Dense(self.classes, name="head")(x)
+
+
+SETTINGS = {
+    "charlm": Setting(
+        lambda classes, _: CharLM(classes), "python_reference", (), (2, 4, 6, 8), 1_000, 300,
+        learning_rate=1e-3, activation="none", unpruned=("embed", "head"), whole=("embed", "head"),
+    )
+}  # fmt: skip

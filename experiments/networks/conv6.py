@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from experiments.networks.parts import conv3x3, dense, halve
+from experiments.networks.setting import ACTIVATIONS, of_cifar
 
 CHAIN = (*(f"Conv_{i}" for i in range(6)), *(f"Dense_{i}" for i in range(3)))
 
@@ -37,3 +38,15 @@ class Conv6(nn.Module):
         for width in self.hidden:
             x = self.activation(dense(width, self.dtype)(x))
         return dense(self.classes)(x)
+
+
+def build(classes: int, activation: str) -> Conv6:
+    """Return the paper's network."""
+    return Conv6(classes, ACTIVATIONS[activation])
+
+
+SETTINGS = {
+    "conv6": of_cifar("Table 2", build, CHAIN, 30_000, 20_000)._replace(
+        whole=("Conv_0", "Dense_2"), side=8
+    )
+}

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from experiments.networks.setting import ACTIVATIONS, Setting
+from experiments.paper import TABLES
+
 
 class Perceptron(nn.Module):
     """Dense layers on the flattened input, an activation after every layer but the last.
@@ -29,3 +32,29 @@ class Perceptron(nn.Module):
         for width in self.widths:
             x = self.activation(nn.Dense(width, kernel_init=init, dtype=self.dtype)(x))
         return nn.Dense(self.classes, kernel_init=init, dtype=jnp.float32)(x)
+
+
+def fcn(classes: int, activation: str) -> Perceptron:
+    """Four hidden layers of 500."""
+    return Perceptron((500,) * 4, classes, ACTIVATIONS[activation])
+
+
+def linear(classes: int, activation: str) -> Perceptron:
+    """One hidden layer of 1,000, without activations unless one is named (Section 2.1)."""
+    return Perceptron((1000,), classes, ACTIVATIONS[activation])
+
+
+_FCN = Setting(
+    fcn, "digits", [f"Dense_{i}" for i in range(5)], TABLES["Table 1"].taus, 50_000, 50_000,
+    learning_rate=1.2e-3, q=0.5, whole=("Dense_4",), table="Table 1",
+)  # fmt: skip
+
+SETTINGS = {
+    "fcn": _FCN,
+    # The paper does not say which levels and steps Figure 2 has: they are the FCN's here. Its
+    # learning rate is that of "all other models".
+    "linear": _FCN._replace(
+        build=linear, chain=["Dense_0", "Dense_1"], activation="none", learning_rate=3e-4,
+        whole=("Dense_1",),
+    ),
+}  # fmt: skip

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from experiments.networks.parts import GLOROT, batch_norm, conv3x3, dense
+from experiments.networks.setting import ACTIVATIONS, of_cifar
 from lap_jax import IDENTITY, LayerSpec
 
 BLOCKS = 8
@@ -100,3 +101,15 @@ def chain_identity() -> tuple[LayerSpec, ...]:
         layers.append(LayerSpec(second, norms[1], next=onward))
         writer = second
     return (*layers, LayerSpec("Dense_0", previous=(writer, IDENTITY)))
+
+
+def build(classes: int, activation: str) -> ResNet18:
+    """Return the paper's network."""
+    return ResNet18(classes, ACTIVATIONS[activation])
+
+
+SETTINGS = {
+    "resnet18": of_cifar("Table 6", build, chain(), 35_000, 25_000)._replace(
+        unpruned=("Conv_0",), whole=("Conv_0", "Dense_0"), chain_identity=chain_identity(), side=8
+    )
+}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from experiments.networks.parts import batch_norm, conv3x3, dense, halve
+from experiments.networks.setting import ACTIVATIONS, Setting, of_cifar
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -50,3 +51,20 @@ def chain(depths: Sequence[int]) -> tuple[str, ...]:
     """Return the layers and norms of a VGG in order."""
     convs = (name for i in range(sum(depths)) for name in (f"Conv_{i}", f"BatchNorm_{i}"))
     return (*convs, "Dense_0")
+
+
+def setting(table: str, depths: Sequence[int], train_steps: int, retrain_steps: int) -> Setting:
+    """Return a VGG with its settings."""
+
+    def build(classes: int, activation: str) -> VGG:
+        return VGG(depths, classes, ACTIVATIONS[activation])
+
+    common = of_cifar(table, build, chain(depths), train_steps, retrain_steps)
+    return common._replace(whole=("Conv_0", "Dense_0"), side=32)
+
+
+SETTINGS = {
+    "vgg11": setting("Table 3", VGG11, 35_000, 25_000),
+    "vgg16": setting("Table 4", VGG16, 50_000, 35_000),
+    "vgg19": setting("Table 5", VGG19, 60_000, 40_000),
+}

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from experiments.networks.setting import Setting
+
 POSITIONS = nn.initializers.normal(0.02)
 
 
@@ -62,3 +64,12 @@ class ViT(nn.Module):
             x = Block(self.heads, 4 * self.width, dtype=self.dtype)(x)
         x = nn.LayerNorm(dtype=self.dtype)(x).mean(1, dtype=jnp.float32)
         return nn.Dense(self.classes, name="head")(x)
+
+
+SETTINGS = {
+    "vit": Setting(
+        lambda classes, _: ViT(classes), "cifar10", (), (2, 4, 6, 8), 1_000, 300,
+        learning_rate=1e-3, activation="none", unpruned=("patches", "head"),
+        whole=("patches", "head"), side=4,
+    )
+}  # fmt: skip

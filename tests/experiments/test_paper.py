@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import lap_jax
-from experiments.models import MODELS
+from experiments.networks import PAPER_MODELS
 from experiments.paper import TABLES, table_for
 
 
@@ -18,7 +18,7 @@ def test_every_row_has_a_cell_per_column():
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_column_heads_follow_from_the_settings_of_the_model(table):
-    setting = MODELS[table.model]
+    setting = PAPER_MODELS[table.model]
     module = setting.build(10, setting.activation)
     inputs = jnp.zeros((1, 28, 28, 1) if table.dataset == "mnist" else (1, 32, 32, 3))
     variables = jax.eval_shape(module.init, jax.random.key(0), inputs)

@@ -1,0 +1,119 @@
+"""The trials that a command wants, and every check of its flags that needs no data."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+from typing import Any
+
+from experiments.cli.commands import BadFlag, Run
+from experiments.data import SOURCES
+from experiments.networks import MODELS
+from experiments.networks.setting import Setting
+from experiments.trial import SHUFFLED, UNPRUNED, Trial, choices_of
+from lap_jax import METHODS
+
+LEAST = {
+    "seeds": 1, "train_steps": 0, "retrain_steps": 0, "batch_size": 1, "cycles": 1, "divisor": 1,
+    "side": 0, "train_on": 0, "evaluate_every": 0, "evaluate_on": 0, "width": 0,
+}  # fmt: skip
+"""The least value of each flag that is a number of something."""
+
+
+def trials_of(command: Run) -> list[Trial]:
+    """Return the trials of a run, seed by seed; raise `BadFlag` for flags of no use."""
+    setting = MODELS[command.model]
+    ways = [_choices(way, command, setting) for way in command.methods]
+
+    def chosen(name: str) -> Any:
+        value = getattr(command, name)
+        return getattr(setting, name) if value is None else value
+
+    taus = () if command.sparsity and command.taus is None else chosen("taus")
+    same = Trial(
+        model=command.model,
+        activation=chosen("activation"),
+        dataset=chosen("dataset"),
+        method="",
+        tau=0,
+        seed=0,
+        train_steps=chosen("train_steps"),
+        retrain_steps=chosen("retrain_steps"),
+        batch_size=command.batch_size,
+        learning_rate=chosen("learning_rate"),
+        dtype=command.dtype,
+        evaluate_every=command.evaluate_every,
+        evaluate_on=command.evaluate_on,
+        divisor=command.divisor,
+        side=command.side,
+        train_on=command.train_on,
+        augment=command.augment or not setting.augment,
+        same_batches=command.same_batches,
+    )
+    _check_numbers(command, same, taus)
+    _check_data(same, setting)
+    levels = [{"tau": tau} for tau in taus] + [{"sparsity": each} for each in command.sparsity]
+    # What is named twice is run once.
+    cells = list(dict.fromkeys(replace(same, **way, **level) for way in ways for level in levels))
+    # The control is the same under every schedule: it is run under the first.
+    control = [replace(same, method=UNPRUNED)] if command.control else []
+    return [
+        replace(
+            cell, seed=seed, schedule=schedule,
+            cycles=1 if schedule == "one-shot" else command.cycles,
+        )
+        for schedule in dict.fromkeys(command.schedule)
+        for seed in range(command.seeds)
+        for cell in [*cells, *(control if schedule == command.schedule[0] else ())]
+    ]  # fmt: skip
+
+
+def _choices(way: str, command: Run, setting: Setting) -> dict[str, Any]:
+    """Read one of ``--methods`` and see whether it goes with the rest."""
+    try:
+        found = choices_of(way)
+    except ValueError as error:
+        raise BadFlag(f"--methods: {error}") from None
+    method = found["method"].removesuffix(SHUFFLED)
+    if method not in METHODS:
+        close = difflib.get_close_matches(method, METHODS, n=3, cutoff=0.3) or METHODS
+        raise BadFlag(f"--methods: unknown method {way!r}; nearest: {', '.join(close)}")
+    alone = found["method"].endswith(SHUFFLED) or "measured" in found
+    if alone and set(command.schedule) != {"one-shot"}:
+        raise BadFlag(f"--methods: {way!r} goes with --schedule one-shot alone")
+    if "measured" in found and "graph" not in found and setting.chain:
+        raise BadFlag(f"--methods: {way!r} needs graph=traced: what is not traced is not measured")
+    if found.get("graph") == "identity" and not setting.chain_identity:
+        raise BadFlag(f"--methods: {way!r}: {command.model} has no shortcuts")
+    return found
+
+
+def _check_numbers(command: Run, same: Trial, taus: tuple[int, ...]) -> None:
+    for name, least in LEAST.items():
+        value = getattr(same if hasattr(same, name) and name != "cycles" else command, name)
+        if value < least:
+            raise BadFlag(f"--{name.replace('_', '-')} is {value}: expected {least} or more")
+    if not command.methods:
+        raise BadFlag("--methods names no method")
+    if (not taus and not command.sparsity) or min(taus, default=0) < 0:
+        raise BadFlag(f"--taus is {taus}: expected levels of 0 or more")
+    if not all(0 < each < 1 for each in command.sparsity):
+        raise BadFlag(f"--sparsity is {command.sparsity}: expected fractions between 0 and 1")
+    if not same.learning_rate > 0:
+        raise BadFlag(f"--learning-rate is {same.learning_rate}: expected a positive number")
+
+
+def _check_data(same: Trial, setting: Setting) -> None:
+    if bool(SOURCES[same.dataset].side) != bool(SOURCES[setting.dataset].side):
+        kind = "images" if SOURCES[setting.dataset].side else "text"
+        raise BadFlag(f"--dataset is {same.dataset}: {same.model} reads {kind}")
+    if setting.side and not same.side and same.dataset != setting.dataset:
+        raise BadFlag(
+            f"--dataset is {same.dataset}: {same.model} reads images of 32 x 32, unless --side "
+            "names another"
+        )
+    if same.side and same.side < setting.side:
+        raise BadFlag(
+            f"--side is {same.side}: {same.model} reads images of {setting.side} x {setting.side} "
+            "or more"
+        )

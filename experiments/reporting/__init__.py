@@ -1,0 +1,1 @@
+"""Tables, pictures, sentences and pages of results."""

@@ -1,0 +1,133 @@
+"""What results say, in sentences: where LAP and its variants err less than MP, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from experiments.reporting.tables import Cell, after, cells_of, pruned
+from experiments.store import Result
+from experiments.trial import SHUFFLED
+
+
+class Comparison(NamedTuple):
+    """A way of pruning and MP at one level, after retraining."""
+
+    level: float
+    kept: float
+    way: str
+    cell: Cell
+    base: Cell
+
+    @property
+    def gap(self) -> float:
+        """Percentage points that the method errs more than MP."""
+        return self.cell.mean - self.base.mean
+
+    @property
+    def spread(self) -> float | None:
+        """Both standard deviations together; None where one seed has none."""
+        if self.cell.std is None or self.base.std is None:
+            return None
+        return self.cell.std + self.base.std
+
+    @property
+    def clear(self) -> bool:
+        """Whether the gap exceeds the spread."""
+        return self.spread is not None and abs(self.gap) > self.spread
+
+    def __str__(self) -> str:
+        relative = f", {self.gap / self.base.mean:+.2%}" if self.base.mean else ""
+        much = f"{abs(self.gap):.2f} points {'less' if self.gap < 0 else 'more'}"
+        return f"{self.way} {much if self.gap else 'as much'} ({self.cell}%{relative})"
+
+
+def comparisons(results: Sequence[Result]) -> list[Comparison]:
+    """Compare with MP, level by level, each way that is neither a baseline nor shuffled."""
+    cells, kept, ways = cells_of(pruned(results), after)
+    rivals = [name for name in ways if name not in ("MP", "RP") and not name.endswith(SHUFFLED)]
+    return [
+        Comparison(level, kept[level], way, cells[way, level], cells["MP", level])
+        for level in sorted(kept)
+        for way in rivals
+        if (way, level) in cells and ("MP", level) in cells
+    ]
+
+
+def verdicts(results: Sequence[Result]) -> list[str]:
+    """Return a sentence per level: which methods err less than MP or more, and by how much.
+
+    Differences beyond the spread, which is both standard deviations together, come first.
+    """
+    levels: dict[float, list[Comparison]] = {}
+    for each in comparisons(results):
+        levels.setdefault(each.level, []).append(each)
+    sentences = []
+    for those in levels.values():
+        parts = [f"At {those[0].kept:.2%} of the weights MP errs {those[0].base}%"]
+        for title, group in (
+            ("beyond the spread", [each for each in those if each.clear]),
+            ("within the spread", [e for e in those if not e.clear and e.spread is not None]),
+            ("without a spread, of one seed", [each for each in those if each.spread is None]),
+        ):
+            if group:
+                parts.append(f"{title}: {', '.join(map(str, group))}")
+        sentences.append("; ".join(parts) + ".")
+    return sentences
+
+
+def claim(results: Sequence[Result]) -> str:
+    """Return whether "LAP beats MP at high sparsity" holds: each level, sorted by the answer.
+
+    Empty where LAP and MP share no level.
+    """
+    own = [each for each in comparisons(results) if each.way == "LAP"]
+    if not own:
+        return ""
+    parts = []
+    for title, group in (
+        ("holds, beyond the spread, at", [e for e in own if e.clear and e.gap < 0]),
+        ("fails, beyond the spread, at", [e for e in own if e.clear and e.gap > 0]),
+        ("is open, within the spread, at",
+         [e for e in own if not e.clear and e.spread is not None]),
+        ("cannot be judged, of one seed, at", [e for e in own if e.spread is None]),
+    ):  # fmt: skip
+        if group:
+            told = (f"{e.kept:.2%} ({e.cell}% against {e.base}%)" for e in group)
+            parts.append(f"{title} {', '.join(told)}")
+    return f"“LAP beats MP” {'; it '.join(parts)} of the weights."
+
+
+def sentence(results: Sequence[Result]) -> str:
+    """Return one sentence: where the other methods err less than MP after retraining, and how much.
+
+    Where MP or a rival is missing, it says how one method's error grows with the sparsity.
+    """
+    own = pruned(results)
+    if not own:
+        return "Nothing was pruned."
+    rivals: dict[str, list[Comparison]] = {}
+    for each in comparisons(own):
+        rivals.setdefault(each.way, []).append(each)
+    if not rivals:
+        cells, kept, (way, *_) = cells_of(own, after)
+        present = [level for level in sorted(kept) if (way, level) in cells]
+        return (
+            f"With {way} the test error after retraining goes from "
+            f"{cells[way, present[0]]}% at {kept[present[0]]:.2%} of the weights to "
+            f"{cells[way, present[-1]]}% at {kept[present[-1]]:.2%}."
+        )
+    return f"After retraining, {'; '.join(map(_course, rivals.values()))}."
+
+
+def _course(levels: Sequence[Comparison]) -> str:
+    """Compare one method with MP over the levels that both have."""
+    better = [each for each in levels if each.gap < 0]
+    clear = sum(each.clear for each in better)
+    widest = max(levels, key=lambda each: abs(each.gap))
+    beyond = "" if widest.spread is None else f" ({clear} by more than both standard deviations"
+    return (
+        f"{widest.way} errs less than MP at {len(better)} of {len(levels)} levels"
+        f"{beyond and beyond + ' together)'}, and they differ most at {widest.kept:.2%} of the "
+        f"weights: {widest.cell}% against {widest.base}%"
+    )

@@ -1,0 +1,298 @@
+"""Results in the layout of the paper's tables."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from experiments.paper import Table, table_for
+from experiments.reporting.rendering import Row, Sheet, markdown
+from experiments.store import Result, by_run
+from experiments.trial import SHUFFLED, UNPRUNED, Trial
+from lap_jax import METHODS
+
+Number = Callable[[Result], float | None]
+
+
+class Cell(NamedTuple):
+    """Numbers over seeds: mean, sample standard deviation (None: one seed)."""
+
+    mean: float
+    std: float | None
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" + ("" if self.std is None else f"±{self.std:.2f}")
+
+
+Cells = dict[tuple[str, float], Cell]
+"""By way to prune and level."""
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return Markdown: the settings, then every sheet of `sheets`.
+
+    Raises:
+      ValueError: for results of several runs (see `by_run`), whose mean would mean nothing.
+    """
+    first, *others = sheets(results)
+    parts = [f"{heading(results)}\n\n{markdown(first)}"]
+    parts += [f"{sheet.title}:\n\n{markdown(sheet)}" for sheet in others]
+    return "\n\n".join(parts)
+
+
+def heading(results: Sequence[Result]) -> str:
+    """Return what was run, in a few sentences, with the errors of the unpruned networks."""
+    trial = results[0].trial
+    seeds = len({result.trial.seed for result in results})
+    trained = {result.trial.seed: result.trained.test_error for result in results}
+    control = [r.retrained.test_error for r in results if r.trial.method == UNPRUNED]
+    published = table_for(trial.model, trial.activation, trial.dataset)
+    over = count_of(seeds, "seed") + (" (mean ± standard deviation)" if seeds > 1 else "")
+    parts = [
+        f"Test error (%) of {network_name(trial)} after retraining; {over}; in brackets the change "
+        "relative to MP.",
+        f"Unpruned: {_cell(list(trained.values()))}%"
+        + (f", and {_cell(control)}% after as many steps of retraining." if control else "."),
+        f"{trial.train_steps:,} training and {trial.retrain_steps:,} retraining steps, "
+        f"batches of {trial.batch_size}, learning rate {trial.learning_rate:g}{_others(trial)}.",
+    ]
+    if published and trial.schedule == "one-shot":
+        parts.append(f"Rows “paper”: {published[0]}, 5 trials, unpruned {published[1].unpruned}%.")
+    return " ".join(parts)
+
+
+def network_name(trial: Trial) -> str:
+    """Return what is trained on what."""
+    return f"{trial.model} ({trial.activation}) on {trial.dataset}"
+
+
+def sheets(results: Sequence[Result]) -> list[Sheet]:
+    """Return the tables of a run: a column per level, headed by the share of weights kept.
+
+    First the test error after retraining, a row per method, with the change relative to MP in
+    brackets and, where the paper has the same network on the same data, the paper's figures below.
+    Under its heads stand the least and the greatest density of a layer and the share of
+    multiply-adds, where they were counted: means over methods and seeds. Then the same before
+    retraining; what is less or more than MP's on the same network; the cross entropy; the training
+    error, and the gap between the two (Figure 4); and the share of multiply-adds that the kept
+    weights take. A cell of fewer seeds than the others says how many.
+    Only the last evaluation counts: nothing is chosen by test data.
+
+    Args:
+      results: at least one, of one run: the settings are the same except for way, level, seed.
+
+    Raises:
+      ValueError: for results of several runs.
+    """
+    if len(by_run(results)) > 1:
+        raise ValueError("results of several runs in one table")
+    trial, results = results[0].trial, pruned(results)
+    if not results:
+        return [Sheet("No method", (), ())]
+    published = table_for(trial.model, trial.activation, trial.dataset)
+    paper = published[1] if published and trial.schedule == "one-shot" else None
+    found = [
+        _sheet("Test error (%) after retraining", results, after, paper=paper)._replace(
+            levels=_levels(results)
+        ),
+        _sheet("Before retraining", results, lambda result: result.pruned.test_error),
+        _sheet("Test error (%) less MP's on the same network", results, _less_baseline(results),
+               gain=False),
+        _sheet("Test cross entropy after retraining, bits", results, _bits, gain=False, unit=1.0),
+        _sheet("Training error after retraining", results, lambda r: r.retrained.train_error),
+        _sheet("Test error less training error after retraining", results, _gap, gain=False),
+        _sheet("Multiply-adds of the kept weights, % of all", results,
+               lambda result: result.multiply_adds, gain=False),
+    ]  # fmt: skip
+    return [
+        sheet for sheet in found if any(cell != "-" for row in sheet.rows for cell in row.cells)
+    ]
+
+
+def schedules(results: Sequence[Result]) -> list[Sheet]:
+    """Return the error after retraining by schedule and method: a table per network with several.
+
+    Brackets hold the change relative to MP under the same schedule.
+    """
+    networks: dict[Trial, list[list[Result]]] = {}
+    for run in by_run(pruned(results)):
+        same = replace(run[0].trial.run, schedule="", cycles=0)
+        networks.setdefault(same, []).append(run)
+    return [_by_schedule(trial, runs) for trial, runs in networks.items() if len(runs) > 1]
+
+
+def schedule_of(trial: Trial) -> str:
+    """Return the name of a schedule, with the number of its prunings where there are several."""
+    return trial.schedule if trial.cycles == 1 else f"{trial.schedule} in {trial.cycles} cycles"
+
+
+def _by_schedule(trial: Trial, runs: Sequence[Sequence[Result]]) -> Sheet:
+    kept = {result.trial.level: result.kept for run in runs for result in run}
+    levels = sorted(kept)
+    rows = []
+    for run in runs:
+        cells, _, ways = cells_of(run, after)
+        rows += [
+            Row(f"{schedule_of(run[0].trial)}, {way}",
+                tuple(_text(cells, way, level) for level in levels))
+            for way in ways
+        ]  # fmt: skip
+    title = f"Test error (%) after retraining by schedule, {network_name(trial)}"
+    return Sheet(title, tuple(f"{kept[level]:.2%}" for level in levels), tuple(rows))
+
+
+def cells_of(
+    results: Sequence[Result], number: Number, unit: float = 100.0
+) -> tuple[Cells, dict[float, float], list[str]]:
+    """Return cells by way and level, the share kept at each level, and ways in paper order."""
+    groups: dict[tuple[str, float], list[float]] = {}
+    kept: dict[float, float] = {}
+    for result in results:
+        value = number(result)
+        kept[result.trial.level] = result.kept
+        if value is not None:
+            groups.setdefault((result.trial.way, result.trial.level), []).append(value)
+    return {key: _cell(values, unit) for key, values in groups.items()}, kept, ways_of(results)
+
+
+def ways_of(results: Sequence[Result]) -> list[str]:
+    """Return the ways of pruning that results are of, without the control.
+
+    Methods come in the order of the paper, each followed by its variants in the order of the
+    results.
+    """
+    found = {result.trial.way: result.trial.method for result in results}
+    methods = [name for method in METHODS for name in (method, method + SHUFFLED)]
+    own = {way: methods.index(method) for way, method in found.items() if method != UNPRUNED}
+    return sorted(own, key=lambda way: (own[way], way != found[way]))
+
+
+def pruned(results: Sequence[Result]) -> list[Result]:
+    """Return the results without those of the control."""
+    return [result for result in results if result.trial.method != UNPRUNED]
+
+
+def _sheet(
+    title: str, results: Sequence[Result], number: Number, paper: Table | None = None,
+    gain: bool = True, unit: float = 100.0,
+) -> Sheet:  # fmt: skip
+    cells, kept, ways = cells_of(results, number, unit)
+    levels = sorted(kept)
+    most = max((cell.seeds for cell in cells.values()), default=0)
+    rows = []
+    for way in ways:
+        texts = tuple(_text(cells, way, level, most, gain) for level in levels)
+        rows.append(Row(f"{way} (baseline)" if way == "MP" and gain else way, texts))
+        if paper and way in paper.errors:
+            quoted = tuple(_published(paper, way, level) for level in levels)
+            rows.append(Row("paper", quoted, quoted=True))
+    return Sheet(title, tuple(f"{kept[level]:.2%}" for level in levels), tuple(rows))
+
+
+def _levels(results: Sequence[Result]) -> tuple[Row, ...]:
+    """Return what a level leaves, beside the share of weights: means over methods and seeds."""
+    groups: dict[float, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.trial.level, []).append(result)
+    found = []
+    for name, text in (("density of layers", _densities), ("multiply-adds", _multiply_adds)):
+        texts = tuple(text(groups[level]) for level in sorted(groups))
+        if any(each != "-" for each in texts):
+            found.append(Row(name, texts))
+    return tuple(found)
+
+
+def _densities(results: Sequence[Result]) -> str:
+    shares = [[layer.kept / layer.size for layer in r.layers] for r in results if r.layers]
+    if not shares:
+        return "-"
+    least, most = (100 * statistics.fmean(map(pick, shares)) for pick in (min, max))
+    return f"{least:.2g}-{most:.2g}%"
+
+
+def _multiply_adds(results: Sequence[Result]) -> str:
+    shares = [r.multiply_adds for r in results if r.multiply_adds is not None]
+    return f"{statistics.fmean(shares):.2%}" if shares else "-"
+
+
+def after(result: Result) -> float:
+    """Return the test error after the last step of retraining."""
+    return result.retrained.test_error
+
+
+def _gap(result: Result) -> float:
+    return result.retrained.test_error - result.retrained.train_error
+
+
+def _less_baseline(results: Sequence[Result]) -> Number:
+    """Return how much more than MP a result errs, of the same seed and level."""
+    base = {
+        (result.trial.seed, result.trial.level): after(result)
+        for result in results
+        if result.trial.way == "MP"
+    }
+
+    def difference(result: Result) -> float | None:
+        same = base.get((result.trial.seed, result.trial.level))
+        return None if same is None or result.trial.way == "MP" else after(result) - same
+
+    return difference
+
+
+def _bits(result: Result) -> float | None:
+    loss = result.retrained.test_loss
+    return None if loss is None else loss / math.log(2)
+
+
+def _cell(values: Sequence[float], unit: float = 100.0) -> Cell:
+    scaled = [unit * value for value in values]
+    std = statistics.stdev(scaled) if len(scaled) > 1 else None
+    return Cell(statistics.fmean(scaled), std, len(scaled))
+
+
+def _text(cells: Cells, way: str, level: float, seeds: int = 0, gain: bool = True) -> str:
+    cell, baseline = cells.get((way, level)), cells.get(("MP", level))
+    if cell is None:
+        return "-"
+    text = str(cell)
+    if gain and way not in ("MP", "RP") and baseline is not None and baseline.mean > 0:
+        text += f" ({cell.mean / baseline.mean - 1:+.2%})"
+    return f"{text} [{count_of(cell.seeds, 'seed')}]" if cell.seeds < seeds else text
+
+
+def _others(trial: Trial) -> str:
+    """Name the settings that are not at their default."""
+    parts = []
+    if trial.schedule != "one-shot":
+        parts.append(f"{trial.schedule} pruning in {count_of(trial.cycles, 'step')}")
+    if trial.divisor > 1:
+        parts.append(f"a {trial.divisor}th of the width")
+    if trial.side:
+        parts.append(f"images of {trial.side} x {trial.side}")
+    if trial.train_on:
+        parts.append(f"trained on the first {trial.train_on:,} examples")
+    if not trial.augment:
+        parts.append("no augmentation")
+    if trial.same_batches:
+        parts.append("the same batches in every retraining of a network")
+    if trial.dtype != "float32":
+        parts.append(f"computed in {trial.dtype}")
+    if trial.evaluate_on:
+        parts.append(f"errors over the first {trial.evaluate_on:,} examples of each split")
+    return "".join(f", {part}" for part in parts)
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number of things, in words."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _published(table: Table, way: str, level: float) -> str:
+    if level not in table.taus:
+        return "-"
+    mean, std = table.errors[way][table.taus.index(int(level))]
+    return f"{mean:.2f}±{std:.2f}"

@@ -1,0 +1,1 @@
+"""Training, pruning and retraining many networks, in sweeps that can be killed."""

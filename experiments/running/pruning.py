@@ -1,0 +1,173 @@
+"""How a trial prunes: its graph, the sparsity of its layers, its masks, its optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+import lap_jax
+from experiments.data.source import Dataset
+from experiments.networks import MODELS
+from experiments.networks.setting import narrowed
+from experiments.running.keys import key_of
+from experiments.running.training import Network, Training
+from experiments.store import LayerCount
+from experiments.trial import SHUFFLED, UNPRUNED, Trial, as_declared
+
+
+def module_of(trial: Trial, classes: int) -> nn.Module:
+    """Return the network; its parameters are float32 whatever it computes in."""
+    module = MODELS[trial.model].build(classes, trial.activation)
+    return narrowed(module, trial.divisor).clone(dtype=jnp.dtype(trial.dtype))
+
+
+def variables_of(network: Network) -> dict[str, Any]:
+    """Return a network as a module takes it."""
+    stats = {"batch_stats": network.batch_stats} if network.batch_stats else {}
+    return {"params": network.params, **stats}
+
+
+def graph_of(trial: Trial, dataset: Dataset) -> lap_jax.Graph:
+    """Return what feeds what, as the trial's way to prune reads it; from shapes alone."""
+    module = module_of(trial, dataset.classes)
+    shape, dtype = (1, *dataset.train_x.shape[1:]), "int32" if dataset.is_text else "float32"
+    return _graph(trial.model, trial.graph, module, shape, dtype)
+
+
+@cache  # tracing a deep network takes seconds, and every trial of a sweep asks
+def _graph(
+    model: str, kind: str, module: nn.Module, shape: tuple[int, ...], dtype: str
+) -> lap_jax.Graph:
+    setting, example = MODELS[model], jax.ShapeDtypeStruct(shape, dtype)
+    variables = jax.eval_shape(module.init, jax.random.key(0), example)
+    chain = {"declared": setting.chain, "identity": setting.chain_identity}.get(kind)
+    if chain:
+        return lap_jax.chain(variables["params"], chain, variables.get("batch_stats"))
+    graph = lap_jax.trace(module.apply, variables, example, train=False)
+    return graph.main_path() if kind == "main-path" else graph
+
+
+def sparsity_of(trial: Trial, dataset: Dataset) -> dict[str, float]:
+    """Return the sparsity of each layer, by the trial's level or the one of all layers.
+
+    Layers that only the traced graph knows, such as 1x1 shortcuts, stay whole, so that every way to
+    prune takes the same from the same layers.
+    """
+    setting = MODELS[trial.model]
+    declared, graph = graph_of(as_declared(trial), dataset), graph_of(trial, dataset)
+    if trial.sparsity:
+        levels = {
+            layer.name: 0.0 if layer.name in setting.whole else trial.sparsity
+            for layer in declared.prunable
+        }
+    else:
+        levels = lap_jax.paper_sparsity(declared, trial.tau, setting.p, setting.q, setting.unpruned)
+    return {layer.name: levels.get(layer.name, 0.0) for layer in graph.prunable}
+
+
+def method_of(trial: Trial) -> lap_jax.Method:
+    """Return the method with the trial's choices."""
+    method = lap_jax.METHODS[trial.method.removesuffix(SHUFFLED)]
+    return method._replace(horizon=trial.horizon, lags=trial.lags)
+
+
+def masks_of(trial: Trial, network: Network, dataset: Dataset) -> Any:
+    """Return the masks of a one-shot trial; of another, or of the control, true everywhere."""
+    if trial.method == UNPRUNED or trial.schedule != "one-shot":
+        return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), network.params)
+    graph = graph_of(trial, dataset)
+    masks = lap_jax.lookahead_masks(
+        network.params,
+        graph,
+        sparsity_of(trial, dataset),
+        method=method_of(trial),
+        batch_stats=network.batch_stats,
+        key=key_of(trial, "prune"),
+        measured=measured_of(trial, network, dataset, graph),
+    )
+    if trial.method.endswith(SHUFFLED):
+        masks = shuffled(masks, key_of(trial, f"shuffle {trial.method} {trial.tau}"))
+    return jax.tree.map(lambda mask, leaf: jnp.broadcast_to(mask, leaf.shape), masks,
+                        network.params)  # fmt: skip
+
+
+def measured_of(
+    trial: Trial, network: Network, dataset: Dataset, graph: lap_jax.Graph
+) -> dict[str, lap_jax.Measured] | None:
+    """Return what the method is given of the norms on the first training examples, if anything."""
+    if not trial.measured:
+        return None
+    # Text as whole numbers, as an embedding reads it.
+    inputs = dataset.train_x[: trial.calibration]
+    examples = jnp.asarray(inputs, jnp.int32 if dataset.is_text else jnp.float32)
+    module = module_of(trial, dataset.classes)
+    found = lap_jax.measure(module.apply, variables_of(network), examples, graph=graph, train=False)
+    used = trial.measured.split(",")
+    unused: Any = {field: None for field in lap_jax.Measured._fields if field not in used}
+    return {name: each._replace(**unused) for name, each in found.items()}
+
+
+def shuffled(masks: Any, key: jax.Array) -> Any:
+    """Return masks with the entries of each array in another order."""
+    leaves, structure = jax.tree.flatten(masks)
+    keys = jax.random.split(key, len(leaves))
+    moved = [
+        jax.random.permutation(own, mask.ravel()).reshape(mask.shape)
+        for own, mask in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, moved)
+
+
+def counts(graph: lap_jax.Graph, masks: Any) -> tuple[LayerCount, ...]:
+    """Count what masks leave of the layers."""
+    own = set(graph.names)
+    return tuple(
+        LayerCount(row.layer, row.size, row.kept, row.neurons, row.dead)
+        for row in lap_jax.summarize(masks, graph).rows
+        if row.layer in own
+    )
+
+
+def kept_masks(training: Training) -> Any:
+    """Return the masks that networks end with, by path."""
+    return lap_jax.masks_in(training.state)
+
+
+def schedule_of(trial: Trial, sparsity: dict[str, float]) -> Sequence[tuple[int, Any]]:
+    """Return when a trial's retraining prunes, and to what.
+
+    "iterative" prunes first and then after each cycle; "rewind" trains a cycle before each pruning
+    and one after the last; "gradual" prunes through the first three quarters of the steps.
+    """
+    steps, cycles = trial.retrain_steps, trial.cycles
+    if trial.schedule == "iterative":
+        return lap_jax.iterative_schedule(sparsity, cycles, max(steps // cycles, 1))
+    if trial.schedule == "rewind":
+        every = max(steps // (cycles + 1), 1)
+        return lap_jax.iterative_schedule(sparsity, cycles, every, begin=every)
+    end = max(3 * steps // 4, 1)
+    return lap_jax.cubic_schedule(sparsity, 0, end, max(end // cycles, 1))
+
+
+def optimizer_of(
+    trial: Trial, dataset: Dataset, masks: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Return Adam that keeps pruned weights at zero, or that prunes by the trial's schedule."""
+    adam = optax.adam(trial.learning_rate)
+    if trial.schedule == "one-shot" or trial.method in ("", UNPRUNED):
+        return lap_jax.keep_pruned(adam, masks)
+    return lap_jax.prune_in_training(
+        adam,
+        graph_of(trial, dataset),
+        schedule_of(trial, sparsity_of(trial, dataset)),
+        method=method_of(trial),
+        reconnect=trial.schedule == "gradual",
+        rewind=trial.schedule == "rewind",
+        key=key_of(trial, "prune"),
+    )

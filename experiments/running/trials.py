@@ -1,0 +1,84 @@
+"""What trials share: the trained network of a seed, the compiled program, its trainer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import lap_jax
+from experiments.data.augment import black, crop_and_flip
+from experiments.data.source import Dataset
+from experiments.networks import MODELS
+from experiments.running.keys import key_of
+from experiments.running.pruning import module_of, optimizer_of, variables_of
+from experiments.running.training import Network, Trainer
+from experiments.trial import UNPRUNED, Trial, as_declared
+
+
+def network_of(trial: Trial) -> Trial:
+    """Return the settings of the trained network, which all ways and levels of a seed share."""
+    return replace(
+        as_declared(trial), method="", tau=0, sparsity=0.0, retrain_steps=0, schedule="one-shot",
+        cycles=1, evaluate_every=0, same_batches=False,
+    )  # fmt: skip
+
+
+def program_of(trial: Trial) -> Trial:
+    """Return the settings that decide what is compiled: all trials with the same share a program.
+
+    Masks are data, so that a one-shot trial's way to prune and level are not among them.
+    """
+    same = replace(trial, train_steps=0, evaluate_every=0, same_batches=False)
+    if trial.schedule == "one-shot" or trial.method == UNPRUNED:
+        one_shot = replace(as_declared(same), schedule="one-shot", cycles=1)
+        return replace(one_shot, seed=0, method="", tau=0, sparsity=0.0, retrain_steps=0)
+    # Random scores come from a key that the program holds.
+    return same if trial.method == "RP" else replace(same, seed=0)
+
+
+def trainer_for(trial: Trial, dataset: Dataset, devices: list[Any] | None = None) -> Trainer:
+    """Return the trainer of every trial with the same `program_of`."""
+    module = module_of(trial, dataset.classes)
+    example = jnp.zeros((1, *dataset.train_x.shape[1:]), jnp.float32)
+
+    def init(key: jax.Array) -> Network:
+        variables = module.init(key, example, train=False)
+        return Network(variables["params"], variables.get("batch_stats", {}))
+
+    def apply(network: Network, inputs: jax.Array, train: bool) -> tuple[Any, Any]:
+        variables = variables_of(network)
+        if train:
+            logits, changed = module.apply(variables, inputs, train=True, mutable=["batch_stats"])
+            return logits, changed.get("batch_stats", {})
+        return module.apply(variables, inputs, train=False), network.batch_stats
+
+    augment = None
+    if MODELS[trial.model].augment and trial.augment:
+        augment = partial(crop_and_flip, fill=black(jnp.asarray(dataset.train_x)))
+    reconnects = trial.schedule == "gradual"
+    return Trainer(
+        apply,
+        init,
+        partial(optimizer_of, trial, dataset),
+        (dataset.train_x, dataset.train_y),
+        (dataset.test_x, dataset.test_y),
+        trial.batch_size,
+        augment,
+        _as_masked if reconnects else lambda params, state: params,
+        devices,
+    )
+
+
+def start_of(trial: Trial, trained: Network, trainer: Trainer) -> Network:
+    """Return the network that the trial's pruning starts from."""
+    if trial.schedule != "rewind":
+        return trained
+    return jax.tree.map(lambda leaf: leaf[0], trainer.init(key_of(trial, "init")[None]))
+
+
+def _as_masked(params: Any, state: Any) -> Any:
+    return lap_jax.apply_masks(params, lap_jax.masks_in(state))

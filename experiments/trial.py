@@ -1,0 +1,153 @@
+"""A trial: everything that a result depends on, and the names that follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+UNPRUNED = "unpruned"
+"""The control: a network that is retrained whole, at level 0."""
+
+SHUFFLED = " shuffled"
+"""After a method's name: its masks, permuted within each layer."""
+
+GRAPHS = ("declared", "identity", "main-path", "traced")
+MEASURES = ("input", "active", "output")
+
+WAY = ("graph", "horizon", "lags", "measured", "calibration")
+"""Fields of a trial that, beside the method, say how it is pruned."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One network pruned once: everything that its result depends on.
+
+    A field that is added later gets a default, and defaults are left out of the name, so that old
+    names stay valid.
+
+    Attributes:
+      model, activation, dataset: what is trained, on what.
+      method: a pruning method by the paper's name, one of them followed by " shuffled" (the mask of
+        each layer permuted within the layer), or "unpruned" (the control, at level 0).
+      tau: level of sparsity.
+      seed: of the network; its initialisation, batches and random scores follow from it.
+      train_steps, retrain_steps: of Adam, before and after pruning.
+      batch_size, learning_rate: of both.
+      dtype: that the network computes in; parameters are float32.
+      schedule: how the sparsity is reached: "one-shot", "iterative", "rewind" or "gradual".
+      cycles: number of prunings of a schedule other than "one-shot".
+      evaluate_every: steps of retraining between evaluations; 0: at its end alone.
+      evaluate_on: examples of each split that are evaluated, the first ones; 0: all.
+      sparsity: fraction removed of each layer but those that the network's setting leaves whole;
+        0: the level decides.
+      graph: what feeds what: as the network's setting declares it (traced, where it does not), with
+        its shortcuts as identities, the main path of the traced network, or all of it.
+      horizon, lags: of the method, as in `lap_jax.Method`.
+      measured: fields of `lap_jax.Measured` that the method is given, joined by commas.
+      calibration: training examples that they are measured on, the first ones.
+      divisor: divides the network's widths.
+      side: rows and columns that images are resized to; 0: as they are.
+      train_on: training examples, the first ones; 0: all.
+      augment: whether a network whose setting says so gets cropped and flipped images.
+      same_batches: whether the batches of retraining are the same for every method and level.
+    """
+
+    model: str
+    activation: str
+    dataset: str
+    method: str
+    tau: int
+    seed: int
+    train_steps: int
+    retrain_steps: int
+    batch_size: int
+    learning_rate: float
+    dtype: str = "float32"
+    schedule: str = "one-shot"
+    cycles: int = 1
+    evaluate_every: int = 0
+    evaluate_on: int = 0
+    sparsity: float = 0.0
+    graph: str = "declared"
+    horizon: int | str = 1
+    lags: bool = False
+    measured: str = ""
+    calibration: int = 256
+    divisor: int = 1
+    side: int = 0
+    train_on: int = 0
+    augment: bool = True
+    same_batches: bool = False
+
+    @property
+    def name(self) -> str:
+        """Sixteen hexadecimal digits of the settings' SHA-256."""
+        return settings_name(asdict(self), DEFAULTS)
+
+    @property
+    def run(self) -> Trial:
+        """The settings without those of the way, level and seed: the trials of a table share it."""
+        return replace(as_declared(self), method="", tau=0, sparsity=0.0, seed=0)
+
+    @property
+    def level(self) -> float:
+        """What orders results by how much is removed: the sparsity, or the level of the rule."""
+        return self.sparsity or self.tau
+
+    @property
+    def way(self) -> str:
+        """How it is pruned, as `run --methods` takes it: the method, and what is not default."""
+        told = {name: getattr(self, name) for name in WAY if getattr(self, name) != DEFAULTS[name]}
+        words = (name if value is True else f"{name}={value}" for name, value in told.items())
+        return " ".join([self.method, *words])
+
+
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Trial)}
+
+
+def settings_name(settings: dict[str, object], defaults: dict[str, object]) -> str:
+    """Name settings by their hash, those at their default left out."""
+    told = {key: value for key, value in settings.items() if defaults.get(key) != value}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def as_declared(trial: Trial) -> Trial:
+    """Return a trial with every choice of `WAY` at its default."""
+    return replace(trial, **{name: DEFAULTS[name] for name in WAY})
+
+
+def choices_of(way: str) -> dict[str, Any]:
+    """Read a way back: the method and its choices, as fields of a trial.
+
+    Raises:
+      ValueError: for a choice that there is not; the method itself is not looked up.
+
+    Example:
+      >>> choices_of("LAP graph=traced horizon=all")
+      {'method': 'LAP', 'graph': 'traced', 'horizon': 'all'}
+    """
+    method, *words = way.split()
+    shuffled = bool(words) and f" {words[0]}" == SHUFFLED
+    found: dict[str, Any] = {"method": method + SHUFFLED * shuffled}
+    for word in words[shuffled:]:
+        name, _, value = word.partition("=")
+        if name == "graph" and value in GRAPHS:
+            found[name] = value
+        elif name == "horizon" and (value == "all" or value.isdigit()):
+            found[name] = value if value == "all" else int(value)
+        elif word == "lags":
+            found[name] = True
+        elif name == "measured" and value and set(value.split(",")) <= set(MEASURES):
+            found[name] = ",".join(each for each in MEASURES if each in value.split(","))
+        elif name == "calibration" and value.isdigit() and int(value):
+            found[name] = int(value)
+        else:
+            raise ValueError(
+                f"{word!r} in {way!r}: expected graph={'|'.join(GRAPHS)}, horizon=NUMBER|all, "
+                f"lags, measured={','.join(MEASURES)} or calibration=EXAMPLES"
+            )
+    if "calibration" in found and "measured" not in found:
+        raise ValueError(f"'calibration' in {way!r} goes with measured= alone")
+    return found

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from experiments.reporting.figures import STYLES, plot
+from experiments.store import Evaluation, LayerCount, Result
+from experiments.trial import Trial
+from lap_jax import METHODS
+
+
+def result(method, tau, seed, after, dataset="digits"):
+    trial = Trial("fcn", "relu", dataset, method, tau, seed, 100, 50, 60, 1e-3)
+    moments = (
+        Evaluation(-1, 0.0, 0.1, 0.02, 0.2),
+        Evaluation(0, 0.4, 1.0, 0.5, 1.1),
+        Evaluation(25, 0.2, 0.1, (0.5 + after) / 2, 0.3),
+        Evaluation(50, 0.1, 0.1, after, 0.3),
+    )
+    return Result(trial, 0.5**tau, 0.25, (LayerCount("Dense_0", 100, 6, 10, 1),), moments, 1.0)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved."""
+    figures = []
+    save = Figure.savefig
+
+    def watched(self, *args, **kwargs):
+        figures.append(self)
+        return save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", watched)
+    return figures
+
+
+def lines(axes):
+    return {container.get_label(): container.lines[0].get_xydata() for container in axes.containers}
+
+
+def test_the_lines_are_mean_accuracies_over_the_share_kept(drawn, tmp_path):
+    errors = {"MP": {4: [0.1, 0.2], 6: [0.5, 0.7]}, "LAP": {4: [0.1, 0.1], 6: [0.2, 0.3]}}
+    results = [
+        result(method, tau, seed, error)
+        for method, taus in errors.items()
+        for tau, values in taus.items()
+        for seed, error in enumerate(values)
+    ]
+    path = plot(results, tmp_path / "figure.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [path]
+    after, before = drawn[0].axes
+    np.testing.assert_allclose(lines(after)["MP"], [[6.25, 85], [1.5625, 40]])
+    np.testing.assert_allclose(lines(after)["LAP"], [[6.25, 90], [1.5625, 75]])
+    np.testing.assert_allclose(lines(before)["LAP"], [[6.25, 50], [1.5625, 50]])
+    left, right = after.get_xlim()
+    assert left > right  # the share of weights falls to the right
+    for axes in (after, before):
+        (unpruned,) = [line for line in axes.get_lines() if line.get_label() == "unpruned"]
+        np.testing.assert_allclose(unpruned.get_ydata(), 98)
+    assert [label.get_text() for label in after.get_xticklabels()] == ["6.25%", "1.56%"]
+
+
+def test_bars_are_one_sample_standard_deviation_and_need_two_seeds(drawn, tmp_path):
+    plot([result("LAP", 4, seed, error) for seed, error in enumerate((0.1, 0.2, 0.6))],
+         tmp_path / "three.png")  # fmt: skip
+    plot([result("LAP", 4, 0, 0.1)], tmp_path / "one.png")
+    (three,), (one,) = (figure.axes[0].containers for figure in drawn)
+    (bar,) = three.lines[2][0].get_segments()
+    np.testing.assert_allclose(bar[:, 1], [70 - 26.45751, 70 + 26.45751], rtol=1e-6)
+    assert three.has_yerr
+    assert not one.has_yerr
+
+
+def test_the_papers_points_are_drawn_on_its_own_data_only(drawn, tmp_path):
+    for dataset in ("mnist", "digits"):
+        plot([result("LAP", tau, 0, 0.1, dataset) for tau in (4, 5)], tmp_path / f"{dataset}.png")
+    mnist, digits = (figure.axes[0] for figure in drawn)
+    hollow, entry = [line for line in mnist.get_lines() if line.get_markerfacecolor() == "none"]
+    np.testing.assert_allclose(hollow.get_xydata(), [[6.36, 98.33], [3.21, 98.11]])
+    assert entry.get_label() == "paper, Table 1"
+    assert not [line for line in digits.get_lines() if line.get_markerfacecolor() == "none"]
+
+
+@pytest.mark.parametrize("taus", [(4,), (4, 5)])
+def test_one_seed_and_one_level_can_be_drawn(tmp_path, taus):
+    assert plot([result("MP", tau, 0, 0.3) for tau in taus], tmp_path / "one.png").exists()
+
+
+def test_every_method_has_a_style_of_its_own():
+    assert set(STYLES) == set(METHODS)
+    assert len(set(STYLES.values())) == len(STYLES)

@@ -1,0 +1,105 @@
+import statistics
+from dataclasses import replace
+
+import pytest
+
+from experiments.reporting.tables import schedules, sheets, table
+from experiments.store import Evaluation, LayerCount, Result, by_run
+from experiments.trial import Trial
+
+
+def result(method, tau, seed, after, dataset="digits", before=0.5, unpruned=0.02):
+    trial = Trial("fcn", "relu", dataset, method, tau, seed, 100, 50, 60, 1e-3)
+    moments = (
+        Evaluation(-1, 0.0, 0.1, unpruned, 0.2),
+        Evaluation(0, 0.4, 1.0, before, 1.1),
+        Evaluation(50, 0.01, 0.1, after, 0.3),
+    )
+    return Result(trial, 0.5**tau, 0.25, (LayerCount("Dense_0", 100, 6, 10, 1),), moments, 1.0)
+
+
+def cells(text, method):
+    row = next(line for line in text.splitlines() if line.startswith(f"| {method} "))
+    return [cell.strip() for cell in row.strip("|").split("|")][1:]
+
+
+def test_cells_are_mean_and_sample_deviation_with_the_gain_over_mp():
+    mp, lap = [0.04, 0.05, 0.09], [0.02, 0.03, 0.04]
+    results = [result("LAP", 4, s, e) for s, e in enumerate(lap)]
+    results += [result("MP", 4, s, e) for s, e in enumerate(mp)]
+    text = table(results)
+    assert cells(text, "MP (baseline)") == [f"6.00±{100 * statistics.stdev(mp):.2f}"]
+    assert cells(text, "LAP") == [f"3.00±{100 * statistics.stdev(lap):.2f} (-50.00%)"]
+    assert "3 seeds" in text
+    assert "100 training and 50 retraining steps" in text
+
+
+def test_rows_and_columns_come_in_the_order_of_the_paper():
+    results = [result(m, t, 0, 0.1) for t in (7, 4) for m in ("LAP-forward-seq", "LAP", "RP", "MP")]
+    after, before = table(results).split("Before retraining")
+    rows = [line.split("|")[1].strip() for line in after.splitlines() if line.startswith("| ")]
+    assert rows[:3] == ["", "density of layers", "multiply-adds"]
+    assert rows[3:] == ["MP (baseline)", "RP", "LAP", "LAP-forward-seq"]
+    assert "| | 6.25% | 0.78% |" in after
+    assert cells(before, "LAP") == ["50.00 (+0.00%)"] * 2
+
+
+def test_one_seed_has_no_deviation_and_a_missing_cell_says_so():
+    text = table([result("MP", 4, 0, 0.1), result("LAP", 4, 0, 0.05), result("MP", 5, 0, 0.2)])
+    assert cells(text, "LAP") == ["5.00 (-50.00%)", "-"]
+
+
+def test_the_papers_figures_stand_below_ours_only_where_the_data_is_the_same():
+    mine = [result(m, t, s, 0.1, "mnist") for m in ("MP", "LAP") for t in (4, 5) for s in (0, 1)]
+    text = table(mine)
+    published = [line for line in text.splitlines() if line.startswith("| *paper*")]
+    assert len(published) == 2
+    assert "*1.75±0.11*" in published[0]
+    assert "*1.67±0.11*" in published[1]
+    assert "*paper*" not in table([result("MP", 4, 0, 0.1, "digits")])
+
+
+def test_a_cell_of_fewer_seeds_says_so():
+    results = [result("MP", 4, seed, 0.1) for seed in (0, 1)] + [result("LAP", 4, 0, 0.05)]
+    assert cells(table(results), "LAP") == ["5.00 (-50.00%) [1 seed]"]
+
+
+def test_runs_of_different_settings_are_never_averaged():
+    short = result("MP", 4, 0, 0.1)
+    long = replace(short, trial=replace(short.trial, train_steps=7))
+    assert by_run([short, long, short]) == [[short, short], [long]]
+    with pytest.raises(ValueError, match="several runs"):
+        table([short, long])
+
+
+def test_a_level_tells_densities_and_multiply_adds():
+    layers = tuple(LayerCount(f"{i}", 200, kept, 10, 0) for i, kept in enumerate((5, 40, 10)))
+    rows = [replace(result(m, 4, 0, 0.1), layers=layers, multiply_adds=share)
+            for m, share in (("MP", 0.02), ("LAP", 0.03))]  # fmt: skip
+    rows.append(
+        replace(rows[0], trial=replace(rows[0].trial, tau=5), layers=(), multiply_adds=None)
+    )
+    densities, costs = sheets(rows)[0].levels
+    assert densities == ("density of layers", ("2.5-20%", "-"), False)
+    assert costs == ("multiply-adds", ("2.50%", "-"), False)
+    old = [replace(each, layers=(), multiply_adds=None) for each in rows]
+    assert sheets(old)[0].levels == ()
+
+
+def test_schedules_are_compared_within_a_network_only():
+    def run(schedule, activation, error, cycles):
+        first = result("MP", 4, 0, error)
+        trial = replace(first.trial, schedule=schedule, activation=activation, cycles=cycles)
+        other = replace(result("LAP", 4, 0, error / 2), trial=replace(trial, method="LAP"))
+        return [replace(first, trial=trial), other]
+
+    one_shot = [*run("one-shot", "relu", 0.2, 1), *run("one-shot", "tanh", 0.6, 1)]
+    assert schedules(one_shot) == []
+    (relu,) = schedules([*one_shot, *run("gradual", "relu", 0.1, 3)])
+    assert relu.title.endswith("by schedule, fcn (relu) on digits")
+    assert [(row.name, row.cells) for row in relu.rows] == [
+        ("one-shot, MP", ("20.00",)),
+        ("one-shot, LAP", ("10.00 (-50.00%)",)),
+        ("gradual in 3 cycles, MP", ("10.00",)),
+        ("gradual in 3 cycles, LAP", ("5.00 (-50.00%)",)),
+    ]

@@ -1,0 +1,129 @@
+"""What each way to prune takes from a network, and from which layers."""
+
+from dataclasses import replace
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.benchmarks.accuracy import Accuracy, runs_of
+from experiments.cli.wanted import trials_of
+from experiments.data.source import Dataset
+from experiments.networks import MODELS
+from experiments.networks.charlm import CharLM
+from experiments.networks.vit import ViT
+from experiments.running.pruning import graph_of, masks_of, module_of, shuffled, sparsity_of
+from experiments.running.training import Network
+from experiments.trial import Trial, as_declared
+
+TRIAL = Trial("linear", "none", "toy", "LAP", 4, 0, 20, 10, 16, 1e-2)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def images(side: int) -> Dataset:
+    x, y = noise(16, side, side, 3), np.zeros(16, np.int32)
+    return Dataset("images", x, y, x, y, 10)
+
+
+def text() -> Dataset:
+    x = np.random.default_rng(0).integers(0, 128, (16, 12))
+    return Dataset("text", x.astype(np.float32), x.astype(np.int32), x, x, 128)
+
+
+def somewhere(trial: Trial, dataset: Dataset) -> Network:
+    """A network of random numbers, without compiling its initialisation."""
+    example = jax.ShapeDtypeStruct((1, *dataset.train_x.shape[1:]), jnp.float32)
+    shapes = jax.eval_shape(module_of(trial, dataset.classes).init, jax.random.key(0), example)
+    rng = np.random.default_rng(0)
+    values = jax.tree.map(lambda x: jnp.asarray(rng.uniform(0.1, 1, x.shape), jnp.float32), shapes)
+    return Network(values["params"], values.get("batch_stats", {}))
+
+
+def removed(masks: Any) -> dict[str, int]:
+    """Count what masks remove, by path."""
+    leaves = jax.tree_util.tree_leaves_with_path(masks)
+    return {jax.tree_util.keystr(path): int((~m).sum()) for path, m in leaves if not m.all()}
+
+
+@pytest.fixture
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers of one block and a few neurons."""
+    for name, build in {
+        "vit": lambda classes, _: ViT(classes, width=8, depth=1, heads=2, patch=8),
+        "charlm": lambda classes, _: CharLM(classes, width=8, depth=1, heads=2),
+    }.items():
+        monkeypatch.setitem(MODELS, name, MODELS[name]._replace(build=build))
+
+
+@pytest.mark.usefixtures("_small")
+@pytest.mark.parametrize(
+    ("name", "ways"),
+    [
+        ("resnet18", ("MP", "Eq5", "LAP")),
+        ("conv6", ("MP", "lags")),
+        ("vgg11", ("MP", "all")),
+        ("vit", ("MP", "LAP", "all")),
+        ("charlm", ("MP", "LAP", "LAP-measured")),
+        pytest.param("resnet18", ("MP", "lags-path", "Wanda"), marks=pytest.mark.slow),
+    ],
+)
+def test_every_way_prunes_the_same_layers_as_far(name: Any, ways: tuple[str, ...]) -> None:
+    command = Accuracy(models=(name,), ways=ways, seeds=1, divisor=32, calibration=8)
+    trials = trials_of(runs_of(command)[0])
+    dataset = images(trials[0].side) if trials[0].side else text()
+    network = somewhere(trials[0], dataset)
+    masks = [masks_of(trial, network, dataset) for trial in trials]
+    counts = [removed(each) for each in masks]
+    assert all(count == counts[0] for count in counts)
+    graph = graph_of(as_declared(trials[0]), dataset)
+    sizes = {layer.name: layer.size for layer in graph.layers}
+    pruned = {n: level for n, level in sparsity_of(trials[0], dataset).items() if level}
+    assert sum(counts[0].values()) == sum(
+        sizes[name] - round((1 - level) * sizes[name]) for name, level in pruned.items()
+    )
+    assert len(counts[0]) == len(pruned)
+    for path in counts[0]:
+        assert not any(name in path for name in ("head", "embed", "patches", "shortcut", "bias"))
+    for each in masks:
+        chex.assert_trees_all_equal_shapes(each, network.params)
+
+
+def test_the_traced_graph_takes_the_level_of_the_declared_one() -> None:
+    dataset = images(8)
+    trial = replace(TRIAL, model="resnet18", tau=14, divisor=32)
+    declared = sparsity_of(trial, dataset)
+    traced = sparsity_of(replace(trial, graph="traced"), dataset)
+    more = set(traced) - set(declared)
+    assert more == {f"Block_{block}/shortcut" for block in (2, 4, 6)}
+    assert {name: level for name, level in traced.items() if name not in more} == declared
+    assert not any(traced[name] for name in more)
+
+
+def test_a_shuffled_mask_keeps_as_many_elsewhere() -> None:
+    masks = {"a": np.arange(100).reshape(10, 10) < 30, "b": np.ones(3, bool)}
+    moved = jax.device_get(shuffled(masks, jax.random.key(0)))
+    assert moved["a"].sum() == 30
+    assert (moved["a"] != masks["a"]).any()
+    assert moved["b"].all()
+
+
+def test_random_pruning_is_another_for_each_seed() -> None:
+    dataset = Dataset("toy", noise(9, 4, 4, 1), np.zeros(9, np.int32), noise(1), noise(1), 3)
+    network = somewhere(TRIAL, dataset)
+    masks = {
+        (seed, tau): np.asarray(
+            masks_of(replace(TRIAL, method="RP", tau=tau, seed=seed), network, dataset)["Dense_0"][
+                "kernel"
+            ]
+        )
+        for seed in (0, 1)
+        for tau in (2, 4)
+    }
+    assert (masks[0, 4] <= masks[0, 2]).all()  # a higher level keeps a part
+    assert (masks[0, 2] != masks[1, 2]).any()
