@@ -163,7 +163,7 @@ def test_measuring_an_nnx_module() -> None:
 
 def test_an_input_that_is_a_mapping_is_an_input() -> None:
     class OfBatch(Normed):
-        def __call__(self, batch: Any) -> jax.Array:  # type: ignore[override]
+        def __call__(self, batch: Any) -> jax.Array:
             return super().__call__(batch["image"])
 
     assert trace(OfBatch(nnx.Rngs(0)), {"image": X}).names == ("conv", "head")
