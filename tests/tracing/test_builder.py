@@ -14,7 +14,7 @@ from tests.tracing.small import Normed, kernels, residual, w
 
 def test_norms_scale_channels() -> None:
     x = jnp.ones((2, 4, 4, 3))
-    variables = Normed().init(jax.random.key(0), x)
+    variables = jax.jit(Normed().init)(jax.random.key(0), x)
     graph = lap_jax.trace(Normed(), variables, x)
     assert graph["Conv_0"].factors == lap_jax.Norm("BatchNorm_0", epsilon=1e-3).factors
     assert graph["Conv_0"].pool == 2

@@ -18,7 +18,7 @@ from tests.tracing.small import Normed, kernels, w
 
 def test_batch_statistics_are_refused() -> None:
     x = jnp.ones((2, 4, 4, 3))
-    variables = Normed().init(jax.random.key(0), x)
+    variables = jax.eval_shape(Normed().init, jax.random.key(0), x)
     apply = lambda v, x: Normed().apply(v, x, train=True, mutable=["batch_stats"])  # noqa: E731
     with pytest.raises(PruningError, match="'BatchNorm_0' does not use its running variance"):
         lap_jax.trace(apply, variables, x)
@@ -26,7 +26,7 @@ def test_batch_statistics_are_refused() -> None:
 
 def test_batch_norms_that_are_not_called_are_let_be() -> None:
     x = jnp.ones((2, 4, 4, 3))
-    variables = Normed().init(jax.random.key(0), x)
+    variables = jax.eval_shape(Normed().init, jax.random.key(0), x)
 
     def stem(variables: Any, x: jax.Array) -> Any:
         return nn.Conv(6, (3, 3)).apply({"params": variables["params"]["Conv_0"]}, x)
