@@ -14,7 +14,7 @@ from experiments.benchmarks.workloads import Workload, squares, vgg19
 TINY = squares(4096)._replace(name="tiny")
 
 
-def test_vgg19_has_its_weights():
+def test_vgg19_has_its_weights() -> None:
     """Simonyan & Zisserman's configuration E, with one dense layer for ten classes."""
     pairs = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), *[(256, 256)] * 3, (256, 512)]
     wanted = 9 * sum(a * b for a, b in [*pairs, *[(512, 512)] * 7]) + 512 * 10
@@ -26,12 +26,12 @@ def test_vgg19_has_its_weights():
     "name", ["floor", "XLA, one pass", "MP", "MP, global", "LAP, global", "jnp.sort", "lax.top_k",
              "numpy.partition"]
 )  # fmt: skip
-def test_every_entry_keeps_as_many(name):
+def test_every_entry_keeps_as_many(name: str) -> None:
     workload = squares(4096)
     assert miscount(name, workload, entries(workload, Peers())[name]()()) == 0
 
 
-def test_a_wrong_mask_of_ours_is_an_error():
+def test_a_wrong_mask_of_ours_is_an_error() -> None:
     kernel = TINY.kernels[0]
     wrong = np.zeros(kernel.shape, bool)
     wrong.reshape(-1)[: kept(kernel)] = True
@@ -44,12 +44,12 @@ def test_a_wrong_mask_of_ours_is_an_error():
     assert miscount("JaxPruner", workload, [wrong]) == 1
 
 
-def test_exponent_of_a_power():
+def test_exponent_of_a_power() -> None:
     sizes = [1e3, 1e5, 1e6]
     assert exponent(sizes, [3e-9 * size**1.7 for size in sizes]) == pytest.approx(1.7)
 
 
-def test_ratios_are_those_of_medians():
+def test_ratios_are_those_of_medians() -> None:
     rows = table(
         [
             Timing("w", 10, "floor", 1.0, (0.001, 0.002, 0.009)),
@@ -63,7 +63,9 @@ def test_ratios_are_those_of_medians():
     assert "not here" in rows[4]
 
 
-def test_the_command_writes_a_table_and_every_call(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_a_table_and_every_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("experiments.benchmarks.workloads.WORKLOADS", {"vgg19": lambda: TINY})
     monkeypatch.setattr("experiments.benchmarks.__main__.GROWTH", (256, 1024))
     flags = ["--workloads", "vgg19", "--rounds", "2", "--entries", "MP", "floor", "JaxPruner"]
@@ -78,12 +80,12 @@ def test_the_command_writes_a_table_and_every_call(tmp_path, monkeypatch, capsys
     assert (tmp_path / "growth.png").stat().st_size > 10_000
 
 
-def test_an_entry_with_a_typo(capsys, tmp_path):
+def test_an_entry_with_a_typo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["masks", "--entries", "numpy.partitoin", "--out", str(tmp_path)]) == 2
     assert "nearest: numpy.partition" in capsys.readouterr().err
 
 
-def test_peak_memory_is_measured_in_a_process_of_its_own():
+def test_peak_memory_is_measured_in_a_process_of_its_own() -> None:
     root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-m", "experiments.benchmarks.memory", "vgg19", "memcpy"],

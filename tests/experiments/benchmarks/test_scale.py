@@ -2,6 +2,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +34,12 @@ TINY = Scale(
 
 
 @pytest.fixture
-def mesh():
+def mesh() -> Mesh:
     return Mesh(np.array(jax.devices()[:8]).reshape(4, 2), ("data", "model"))
 
 
 @pytest.mark.parametrize("method", ["MP", "LAP"])
-def test_a_tiny_decoder_exchanges_neither_weights_nor_scores(method):
+def test_a_tiny_decoder_exchanges_neither_weights_nor_scores(method: str) -> None:
     found = measure(TINY, method)
     parts = shapes(TINY)
     block = TINY.layers * sum(math.prod(shape) for shape in parts["block"].values())
@@ -51,8 +52,8 @@ def test_a_tiny_decoder_exchanges_neither_weights_nor_scores(method):
     assert "no weights and no scores cross devices" in table(TINY, [found])
 
 
-def test_a_gathered_score_is_found_and_named(monkeypatch, mesh):
-    def gathering(kernels, *_, **__):
+def test_a_gathered_score_is_found_and_named(monkeypatch: pytest.MonkeyPatch, mesh: Mesh) -> None:
+    def gathering(kernels: Any, *_: object, **__: object) -> Any:
         whole = NamedSharding(mesh, PartitionSpec())
         return jax.tree.map(
             lambda leaf: lax.with_sharding_constraint(abs(leaf), whole) > jnp.median(leaf), kernels
@@ -68,7 +69,9 @@ def test_a_gathered_score_is_found_and_named(monkeypatch, mesh):
 
 @pytest.mark.parametrize("method", ["MP", "LAP"])
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
-def test_the_masks_that_are_compiled_are_those_of_each_block(method, dtype, mesh):
+def test_the_masks_that_are_compiled_are_those_of_each_block(
+    method: str, dtype: str, mesh: Mesh
+) -> None:
     settings = Scale(**{**vars(TINY), "dtype": dtype})
     rng = np.random.default_rng(0)
     laid_out = parameters(settings, mesh)
@@ -92,12 +95,12 @@ def test_the_masks_that_are_compiled_are_those_of_each_block(method, dtype, mesh
     np.testing.assert_array_equal(found["ends"]["head"]["kernel"], wanted["head"]["kernel"])
 
 
-def test_the_default_is_the_decoder_of_70_billion_weights():
+def test_the_default_is_the_decoder_of_70_billion_weights() -> None:
     assert 70.5e9 < module._weights(Scale()) < 70.6e9
     assert Scale().mesh == (16, 16)
 
 
-def test_more_devices_than_there_are_are_simulated_in_a_process_of_their_own():
+def test_more_devices_than_there_are_are_simulated_in_a_process_of_their_own() -> None:
     settings = Scale(**{**vars(TINY), "mesh": (4, 4), "method": ("MP",)})
     text = scale(settings)
     assert "on 4 x 4 devices (data x model), keeping 30% of each kernel" in text
@@ -105,18 +108,18 @@ def test_more_devices_than_there_are_are_simulated_in_a_process_of_their_own():
     assert "| LAP |" not in text
 
 
-def test_what_does_not_fit_is_refused():
+def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"q of shape \(64, 64\) does not divide evenly over 3"):
         scale(Scale(**{**vars(TINY), "mesh": (2, 3)}))
     with pytest.raises(PruningError, match="unknown method 'LAPP'"):
         scale(Scale(**{**vars(TINY), "method": ("LAPP",)}))
 
 
-def test_the_command_line():
+def test_the_command_line() -> None:
     flags = "--layers 2 --mesh 2 2 --method LAP --width 32 --heads 4 --kv-heads 4 --hidden 64"
     command = [sys.executable, "-m", "experiments.benchmarks.scale", *flags.split()]
 
-    def run(*more):
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=120
         )

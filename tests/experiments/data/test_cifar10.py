@@ -1,4 +1,5 @@
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from experiments.data import DataError, cifar10, load, prepare
 
 
-def test_cifar10_is_read_from_its_unpacked_folder(tmp_path):
+def test_cifar10_is_read_from_its_unpacked_folder(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     folder = tmp_path / "files" / "cifar-10-batches-bin"
     folder.mkdir(parents=True)
@@ -28,7 +29,7 @@ def test_cifar10_is_read_from_its_unpacked_folder(tmp_path):
     assert sorted(data.test_y.tolist()) == sorted(labels[5].tolist())
 
 
-def test_cifar10_is_read_from_its_archive_as_from_its_folder(tmp_path):
+def test_cifar10_is_read_from_its_archive_as_from_its_folder(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 256, (4, 3073), dtype=np.uint8)
     folder = tmp_path / "cifar-10-batches-bin"

@@ -6,7 +6,7 @@ from experiments.data import load
 from experiments.data.python_reference import CONTEXT
 
 
-def test_the_text_is_ascii_and_its_end_is_the_test():
+def test_the_text_is_ascii_and_its_end_is_the_test() -> None:
     text = "\n".join(topics.values()).encode("ascii", "replace")
     cut = len(text) * 9 // 10
     data = load("python_reference")

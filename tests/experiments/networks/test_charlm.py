@@ -7,7 +7,7 @@ from experiments.networks.charlm import CharLM
 KEY = jax.random.key(0, impl="rbg")
 
 
-def test_language_model_does_not_look_ahead():
+def test_language_model_does_not_look_ahead() -> None:
     model = CharLM(128, width=16, depth=2, heads=2)
     x = jax.random.randint(KEY, (2, 12), 0, 128)
     variables = model.init(KEY, x)
