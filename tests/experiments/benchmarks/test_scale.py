@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,13 +87,11 @@ def test_the_masks_that_are_compiled_are_those_of_each_block(
     for i in range(settings.layers):
         block = jax.tree.map(lambda leaf, i=i: leaf[i], weights["block"])
         wanted = lookahead_masks(block, chain_of(settings), settings.sparsity, method=method)
-        for name in block:
-            np.testing.assert_array_equal(
-                found["block"][name]["kernel"][i], wanted[name]["kernel"], name
-            )
+        own = jax.tree.map(lambda leaf, i=i: leaf[i], found["block"])
+        chex.assert_trees_all_equal(own, wanted)
     head = {"head": weights["ends"]["head"]}
     wanted = lookahead_masks(head, ["head"], settings.sparsity, method=method)
-    np.testing.assert_array_equal(found["ends"]["head"]["kernel"], wanted["head"]["kernel"])
+    chex.assert_trees_all_equal(found["ends"]["head"], wanted["head"])
 
 
 def test_the_default_is_the_decoder_of_70_billion_weights() -> None:

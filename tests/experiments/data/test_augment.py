@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,7 +58,7 @@ def test_every_output_is_a_window_of_its_own_image_each_equally_often() -> None:
 def test_the_papers_windows_are_81_and_32_by_32() -> None:
     images = np.tile(_images(1, 32, 32).astype(np.float32), (2000, 1, 1, 1))
     outputs = np.asarray(jax.jit(crop_and_flip)(jax.random.key(0), images, FILL))
-    assert outputs.shape == images.shape
+    chex.assert_equal_shape([outputs, images])
     windows = {window.tobytes() for _, window in _windows(images[0], 4)}
     assert {output.tobytes() for output in outputs} == windows
     assert len(windows) == 162
@@ -66,7 +67,7 @@ def test_the_papers_windows_are_81_and_32_by_32() -> None:
 def test_the_key_decides() -> None:
     images = jnp.asarray(_images(30, 5, 5), jnp.float32)
     first, again, other = (crop_and_flip(jax.random.key(i), images, FILL) for i in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
+    chex.assert_trees_all_equal(first, again)
     assert (np.asarray(first) != np.asarray(other)).any()
 
 
@@ -74,9 +75,9 @@ def test_networks_side_by_side_get_what_each_would_get_alone() -> None:
     images = jnp.asarray(_images(3 * 4, 5, 5), jnp.bfloat16).reshape(3, 4, 5, 5, 2)
     keys = jax.random.split(jax.random.key(0), 3)
     together = jax.jit(jax.vmap(crop_and_flip, in_axes=(0, 0, None)))(keys, images, FILL)
-    assert together.dtype == jnp.bfloat16
-    for key, alone, found in zip(keys, images, together, strict=True):
-        np.testing.assert_array_equal(crop_and_flip(key, alone, FILL), found)
+    chex.assert_type(together, jnp.bfloat16)
+    alone = [crop_and_flip(key, own, FILL) for key, own in zip(keys, images, strict=True)]
+    chex.assert_trees_all_equal(list(together), alone)
 
 
 def test_without_padding_only_mirroring_is_left() -> None:
@@ -90,4 +91,4 @@ def test_black_is_the_raw_zero() -> None:
     raw = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3)).astype(np.float32)
     raw[3, 1, 2] = 0
     mean, std = raw.mean((0, 1, 2)), raw.std((0, 1, 2))
-    np.testing.assert_array_equal(black(jnp.asarray((raw - mean) / std)), (0 - mean) / std)
+    chex.assert_trees_all_equal(black(jnp.asarray((raw - mean) / std)), (0 - mean) / std)

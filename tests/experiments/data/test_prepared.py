@@ -2,6 +2,7 @@ import gzip
 import sys
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
 
@@ -69,7 +70,7 @@ def test_prepared_data_comes_back_whole_without_tensorflow(
         wanted = zip(expected_images, expected_labels, strict=True)
         assert found == sorted((i.tobytes(), int(k)) for i, k in wanted)
     again = load("mnist", tmp_path / "tfds")  # from the arrays kept beside the data
-    assert (again.train_x == data.train_x).all()
+    chex.assert_trees_all_equal(again, data)
 
 
 def test_a_file_with_another_checksum_is_refused(small_mnist: Mnist, tmp_path: Path) -> None:

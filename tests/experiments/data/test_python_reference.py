@@ -1,5 +1,6 @@
 from pydoc_data.topics import topics
 
+import chex
 import numpy as np
 
 from experiments.data import load
@@ -17,7 +18,7 @@ def test_the_text_is_ascii_and_its_end_is_the_test() -> None:
             ("test", data.test_x, data.test_y),
         )
     }
-    np.testing.assert_array_equal(data.train_x[:, 1:], data.train_y[:, :-1])
+    chex.assert_trees_all_equal(data.train_x[:, 1:], data.train_y[:, :-1])
     assert windows["train"].max() < data.classes == 128
     assert windows["train"][1].tobytes() == text[16:81]
     last = 16 * (len(windows["train"]) - 1)

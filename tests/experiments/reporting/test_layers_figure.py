@@ -1,5 +1,6 @@
 from typing import Any
 
+import chex
 import numpy as np
 import pytest
 
@@ -39,10 +40,9 @@ def test_maps_are_means_over_seeds_and_equal_ones_are_drawn_once() -> None:
     ]
     values, texts = maps(layers_figure(results))
     assert [title for _, title in values] == ["every method", "MP", "LAP"]
-    density, dead_mp, dead_lap = values.values()
-    np.testing.assert_allclose(density, [[5], [20]])
-    np.testing.assert_allclose(dead_mp, [[75], [5]])
-    np.testing.assert_allclose(dead_lap, [[10], [0]])
+    density, dead_mp, dead_lap = ([5, 20], [75, 5], [10, 0])
+    wanted = [np.array([column], float).T for column in (density, dead_mp, dead_lap)]
+    chex.assert_trees_all_close([np.asarray(found) for found in values.values()], wanted)
     assert texts == [["5.0", "20"], ["75", "5.0"], ["10", "0"]]
 
 
