@@ -5,14 +5,11 @@ from html.parser import HTMLParser
 
 from experiments.reporting.figures import pictures, svg
 from experiments.reporting.page import page
-from experiments.reporting.rendering import Row, Sheet, latex, latex_file, markdown, page_table
+from experiments.reporting.rendering import Row
 from experiments.reporting.sentences import verdicts
 from experiments.reporting.tables import heading, schedules, sheets, table
 from experiments.store import Evaluation, LayerCount, Result
 from experiments.trial import Trial
-
-ROWS = (Row("MP", ("1.0±0.1", "-")), Row("paper", ("2", "-"), True))
-SHEET = Sheet("Error (%) of a & b", ("6%", "3%"), ROWS)
 
 
 def result(
@@ -41,19 +38,6 @@ RESULTS = [
     for tau in (4, 5)
     for seed in (0, 1)
 ] + [result("unpruned", 0, seed, 0.015) for seed in (0, 1)]
-
-
-def test_one_sheet_in_three_languages() -> None:
-    assert markdown(SHEET).splitlines()[2:] == ["| MP | 1.0±0.1 | - |", "| *paper* | *2* | - |"]
-    text = latex(SHEET)
-    assert r"\caption{Error (\%) of a \& b}" in text
-    assert r"MP & 1.0$\pm$0.1 & - \\" in text
-    assert r"\textit{paper} & \textit{2}" in text
-    assert text.count(r"\begin{") == text.count(r"\end{") == 2
-    assert text.count("{") == text.count("}")
-    assert "<td>1.0±0.1</td>" in page_table(SHEET)
-    assert "&amp;" in page_table(SHEET)
-    assert latex_file([SHEET, SHEET]).count(r"\toprule") == 2
 
 
 def test_the_gap_is_test_error_less_training_error() -> None:
