@@ -71,14 +71,42 @@ class Block(nn.Module):
     """Attention and an MLP, each behind a norm."""
 
     dtype: Any
+    width: int = 16
+    heads: int = 2
+    hidden: int = 24
 
     @nn.compact
     def __call__(self, x: jax.Array, _: None = None) -> tuple[jax.Array, None]:
         """Add both to what they read."""
         y = nn.LayerNorm(dtype=self.dtype)(x)
-        x = x + nn.MultiHeadDotProductAttention(2, dtype=self.dtype)(y)
-        y = nn.Dense(24, dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
-        return x + nn.Dense(16, dtype=self.dtype)(nn.gelu(y)), None
+        x = x + nn.MultiHeadDotProductAttention(self.heads, dtype=self.dtype)(y)
+        y = nn.Dense(self.hidden, dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
+        return x + nn.Dense(self.width, dtype=self.dtype)(nn.gelu(y)), None
+
+
+class ViT(nn.Module):
+    """An encoder of patches that reads their mean."""
+
+    layers: int
+    width: int
+    heads: int
+    hidden: int
+    patch: int
+    classes: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Classify images."""
+        size = (self.patch, self.patch)
+        x = nn.Conv(self.width, size, size, "VALID", dtype=self.dtype)(x)
+        x = x.reshape(len(x), -1, self.width)
+        start = nn.initializers.normal(0.02)
+        x = x + self.param("positions", start, x.shape[1:]).astype(x.dtype)
+        for _ in range(self.layers):
+            x, _ = Block(self.dtype, self.width, self.heads, self.hidden)(x)
+        x = nn.LayerNorm(dtype=self.dtype)(x).mean(1)
+        return nn.Dense(self.classes, dtype=self.dtype)(x)
 
 
 class Recurrent(nn.Module):
@@ -142,6 +170,7 @@ def entries() -> list[Entry]:
         "Linen convolutions": lambda dtype: linen(ConvNet(dtype), noise(2, 8, 8, 3)),
         "Linen encoder": lambda dtype: linen(Encoder(dtype), tokens(2, 6)),
         "Linen encoder, scanned": lambda dtype: linen(Encoder(dtype, True), tokens(2, 6)),
+        "Linen ViT": lambda dtype: linen(ViT(2, 16, 2, 24, 4, 5, dtype), noise(2, 8, 8, 3)),
         "NNX network": lambda dtype: of_nnx(NnxNet(dtype), noise(2, 8, 8, 3)),
     }
     cells = {"LSTM": nn.OptimizedLSTMCell, "GRU": nn.GRUCell, "SimpleCell": nn.SimpleCell}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +56,7 @@ class _Made(NamedTuple):
     kind: str
     settings: dict[str, Any]
     inputs: Callable[[], dict[str, jax.Array]]
-    at_init: dict[str, Any] = {}
+    at_init: Mapping[str, Any] = MappingProxyType({})
 
 
 def entries() -> list[Entry]:
@@ -182,7 +185,7 @@ _MADE = {
 
 
 def _build(made: _Made, dtype: str) -> Example:
-    import transformers
+    transformers: Any = importlib.import_module("transformers")
 
     transformers.logging.set_verbosity_error()
     _let_clip_take_old_names()
@@ -192,10 +195,12 @@ def _build(made: _Made, dtype: str) -> Example:
         config.use_cache = False
     model = kind(config, seed=0, dtype=jnp.dtype(dtype), **made.at_init)
     given = made.inputs()
+    takes = inspect.signature(type(model).__call__).parameters
+    static = {"train": False} if "train" in takes else {}
 
     def function(variables: Any, *inputs: jax.Array) -> Any:
         named = dict(zip(given, inputs, strict=True))
-        found = model(**named, params=variables, train=False)
+        found = model(**named, params=variables, **static)
         return jax.tree.leaves(tuple(found.values()) if hasattr(found, "values") else found)
 
     return Example(function, model.params, tuple(given.values()))
@@ -212,5 +217,5 @@ def _let_clip_take_old_names() -> None:
         named |= {} if a_max is None else {"max": a_max}
         return clip(x, *bounds, **named)
 
-    lenient.takes_old_names = True  # type: ignore[attr-defined]
-    jnp.clip = lenient
+    setattr(lenient, "takes_old_names", True)  # noqa: B010
+    setattr(jnp, "clip", lenient)  # noqa: B010 - mypy knows the other type
