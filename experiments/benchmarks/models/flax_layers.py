@@ -154,7 +154,8 @@ def linen(module: nn.Module, *inputs: jax.Array, **static: Any) -> Example:
 
 
 def of_nnx(module: Any, *inputs: Any, **static: Any) -> Example:
-    """Return an NNX module as an example."""
+    """Return an NNX module as an example, as it is after training."""
+    module.eval()
     graphdef, state = nnx.split(module)
     return Example(lambda state, *x: nnx.merge(graphdef, state)(*x, **static), state, inputs)
 

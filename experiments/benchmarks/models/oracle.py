@@ -201,13 +201,13 @@ def _changed(values: jax.Array, level: jax.Array, axes: tuple[int, ...]) -> jax.
 
 
 def _directions(rng: np.random.Generator, base: _Base) -> list[jax.Array]:
-    """Draw what is added to outputs: thrice what they are or more, so that a dead ReLU wakes up.
+    """Draw what is added to outputs: far more than they are, so that a dead ReLU wakes up.
 
     It does at the latest where the same is taken away.
     """
     drawn = [rng.normal(size=output.shape) for output in base.outputs]
     return [
-        jnp.asarray(3 * (value + np.sign(value)), output.dtype)
+        jnp.asarray(6 * (value + np.sign(value)), output.dtype)
         for value, output in zip(drawn, base.outputs, strict=True)
     ]
 
