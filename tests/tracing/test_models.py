@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.models import MODELS
 from flax import nnx
 
 import lap_jax
+from experiments.networks import MODELS
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Edge, Layer, Norm
 from tests import zoo
