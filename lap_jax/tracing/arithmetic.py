@@ -155,6 +155,7 @@ def _scaled(builder: GraphBuilder, eqn: JaxprEqn, value: Traced, known: FromPara
     if known.powers is None:
         why = "the factor is not a product of powers of parameters"
         builder.lose(Break("", eqn.primitive.name, builder.where(eqn), why), [value])
+        builder.leave(known.leaves, why, builder.where(eqn))
         return value
     size = rms(known) if known.is_constant else known.scale
     sources = tuple(source._replace(scale=source.scale * size) for source in value.sources)

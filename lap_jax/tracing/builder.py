@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Factor, Index, Junction, Layer
+from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Factor, Index, Junction, Layer, Unread
 from lap_jax.graph.shortcuts import fold_norms
 from lap_jax.tracing.channels import NONE
 from lap_jax.tracing.interpreter import out_shapes, where
@@ -72,6 +72,7 @@ class GraphBuilder:
       edges: ``{(source, target): [(pairs of channel and input [n, 2], scale)]}``.
       barriers: ``{(primitive, line, why): (layers before, layers after)}``, these as keys.
       returned: layers and junctions whose channels the network returns.
+      left: why leaves are no layers, by path.
       readings: of layers, since somebody has emptied it.
       calls: source lines of the calls that are being read, outermost first.
     """
@@ -86,6 +87,7 @@ class GraphBuilder:
         default_factory=dict
     )
     returned: set[str] = field(default_factory=set)
+    left: dict[str, Unread] = field(default_factory=dict)
     readings: list[Reading] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
 
@@ -180,9 +182,23 @@ class GraphBuilder:
         reads_parameters = any(
             isinstance(value, FromParams) and not value.is_constant for value in values
         )
+        known = [value for value in values if isinstance(value, FromParams)]
+        self.leave(frozenset().union(*(value.leaves for value in known)), why, line)
         if traced(values) and not nodes and reads_parameters and name not in _QUIET:
             breaks |= {Break("", name, line, why)}
         return [Traced(shape, unit=True, breaks=breaks) for shape in out_shapes(eqn)]
+
+    def leave(
+        self, leaves: Iterable[str], why: str, line: str = "", is_weight: bool = True
+    ) -> None:
+        """Record why leaves are no layers.
+
+        The first reason stays, unless it says that a leaf is no weight and this one does not.
+        """
+        for path in leaves:
+            old = self.left.get(path)
+            if len(self.shapes[path]) > 1 and (old is None or is_weight > old.is_weight):
+                self.left[path] = Unread(path, self.shapes[path], why, line, is_weight)
 
     # ------------------------------------------------------------ ends
 
@@ -219,9 +235,19 @@ class GraphBuilder:
         return fold_norms(
             Graph(
                 tuple(self.layers.values()), tuple(edges), junctions, barriers,
-                returned=frozenset(self.returned - {IDENTITY}),
+                returned=frozenset(self.returned - {IDENTITY}), unread=self._unread(),
             )
         )  # fmt: skip
+
+    def _unread(self) -> tuple[Unread, ...]:
+        """Return what no layer holds, of the leaves that could be kernels or have a reason."""
+        held = {layer.path for layer in self.layers.values()}
+        why = "no data meets it: the model does not read it, or not as traced"
+        return tuple(
+            self.left.get(path, Unread(path, shape, why))
+            for path, shape in self.shapes.items()
+            if path not in held and (path in self.kernels or path in self.left)
+        )
 
     def _edge(
         self, source: str, target: str, pairs: np.ndarray, scale: float, indices: dict[Index, Index]

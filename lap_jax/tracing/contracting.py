@@ -37,6 +37,7 @@ def _unread(
     names = [leaf.removesuffix("/kernel") for leaf in sorted(kernel.leaves)]
     found = Break("", eqn.primitive.name, builder.where(eqn), why)
     builder.report(found, names, names)
+    builder.leave(kernel.leaves, why, builder.where(eqn))
     return builder.barrier(eqn, values, why)
 
 
