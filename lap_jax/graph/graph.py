@@ -51,6 +51,8 @@ class Graph(Structure):
             text += "\n\n" + text_table(titles, junctions, right=(1,))
         for barrier in self.barriers:
             text += "\n\n" + str(barrier)
+        for note in self.notes:
+            text += "\n\nnote: " + note
         if self.unread:
             left = [
                 (each.path, "x".join(map(str, each.shape)), each.why,

@@ -33,6 +33,7 @@ class Structure:
       returned: names of layers and junctions whose channels the network returns; what nothing reads
         counts as returned, too.
       unread: leaves of two axes or more that are no layers, each with the reason.
+      notes: where norms of a kernel are not those of what the model computes with.
     """
 
     layers: tuple[Layer, ...]
@@ -42,6 +43,7 @@ class Structure:
     pinned: frozenset[str] = frozenset()
     returned: frozenset[str] = frozenset()
     unread: tuple[Unread, ...] = field(default=(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __getitem__(self, name: str) -> Layer:
         for layer in self.layers:

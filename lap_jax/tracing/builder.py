@@ -14,6 +14,7 @@ from jax.extend.core import JaxprEqn
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Factor, Index, Junction, Layer, Unread
 from lap_jax.graph.shortcuts import fold_norms
+from lap_jax.tables import source_line
 from lap_jax.tracing.channels import NONE
 from lap_jax.tracing.interpreter import out_shapes, where
 from lap_jax.tracing.values import (
@@ -53,7 +54,8 @@ class Reading(NamedTuple):
 
     Attributes:
       layer: its name.
-      rows: which of its inputs each element of the activation is; None for a lookup in a table.
+      rows: which of its inputs each element of the activation is; None for a lookup in a table, and
+        where another activation than the equation's own comes in.
     """
 
     layer: str
@@ -73,6 +75,7 @@ class GraphBuilder:
       barriers: ``{(primitive, line, why): (layers before, layers after)}``, these as keys.
       returned: layers and junctions whose channels the network returns.
       left: why leaves are no layers, by path.
+      scaled_by_more: source lines where a layer's kernel is not its leaf alone, by layer.
       readings: of layers, since somebody has emptied it.
       calls: source lines of the calls that are being read, outermost first.
     """
@@ -88,6 +91,7 @@ class GraphBuilder:
     )
     returned: set[str] = field(default_factory=set)
     left: dict[str, Unread] = field(default_factory=dict)
+    scaled_by_more: dict[str, str] = field(default_factory=dict)
     readings: list[Reading] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
 
@@ -200,6 +204,14 @@ class GraphBuilder:
             if len(self.shapes[path]) > 1 and (old is None or is_weight > old.is_weight):
                 self.left[path] = Unread(path, self.shapes[path], why, line, is_weight)
 
+    def note(self, layer: str, line: str) -> None:
+        """Record that a kernel is its leaf's entries times what no factor tells."""
+        self.scaled_by_more.setdefault(layer, line)
+
+    def unseen(self) -> None:
+        """Record that what the layer read last takes is not what goes into the equation."""
+        self.readings[-1] = self.readings[-1]._replace(rows=None)
+
     # ------------------------------------------------------------ ends
 
     def end(self, value: Traced) -> None:
@@ -236,6 +248,11 @@ class GraphBuilder:
             Graph(
                 tuple(self.layers.values()), tuple(edges), junctions, barriers,
                 returned=frozenset(self.returned - {IDENTITY}), unread=self._unread(),
+                notes=tuple(
+                    f"{layer}: a kernel scaled by what is no factor, such as its own norm, at "
+                    f"{source_line(line)}: its norms are those of the parameter alone"
+                    for layer, line in self.scaled_by_more.items()
+                ),
             )
         )  # fmt: skip
 

@@ -11,11 +11,12 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from lap_jax.tracing import channels
-from lap_jax.tracing.arithmetic import ARITHMETIC, Rule
+from lap_jax.tracing.arithmetic import ARITHMETIC, COMPARISON, ELEMENTWISE, Rule
 from lap_jax.tracing.builder import GraphBuilder
 from lap_jax.tracing.contracting import CONTRACTING
 from lap_jax.tracing.interpreter import Interpreter, Run, out_shapes
 from lap_jax.tracing.looping import branch, loop
+from lap_jax.tracing.making import MAKING, entrywise
 from lap_jax.tracing.moving import MOVEMENTS, MOVEMENTS_OF_PARAMETERS
 from lap_jax.tracing.parameters import OF_PARAMETERS, ParameterRule, constants
 from lap_jax.tracing.reducing import REDUCING
@@ -23,11 +24,16 @@ from lap_jax.tracing.values import FromParams, Traced, Value, opaque, traced
 
 RULES: dict[str, Rule] = {**ARITHMETIC, **MOVEMENTS, **REDUCING, **CONTRACTING}
 """What becomes of activations; what is not here keeps no channels apart."""
-PARAMETER_RULES: dict[str, ParameterRule] = {**OF_PARAMETERS, **MOVEMENTS_OF_PARAMETERS}
+PARAMETER_RULES: dict[str, ParameterRule] = {
+    **dict.fromkeys(ELEMENTWISE | COMPARISON, entrywise),
+    **OF_PARAMETERS,
+    **MOVEMENTS_OF_PARAMETERS,
+    **MAKING,
+}
 """What becomes of parameters alone; what is not here gives no product of their powers."""
 
 _BESIDE = frozenset(
-    ("add", "sub", "add_any", "concatenate", "select_n", "pad", "dynamic_update_slice")
+    ("add", "sub", "add_any", "concatenate", "stack", "select_n", "pad", "dynamic_update_slice")
 )  # fmt: skip
 
 
@@ -86,7 +92,8 @@ def _leave(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> Non
                 why = "it is added to activations by their position, which no data choose"
             builder.leave(value.leaves, why, line, value.powers is None or by_position)
         else:
-            builder.leave(value.leaves, f"{name} brings it together with activations", line)
+            new = value.leaves - set(builder.left)
+            builder.leave(new, f"{name} brings it together with activations", line)
 
 
 def _by_position(value: FromParams, other: Traced) -> bool:

@@ -22,7 +22,7 @@ import pytest
 from flax import nnx
 
 import lap_jax
-from experiments.networks import MODELS
+from experiments.networks import PAPER_MODELS as MODELS
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Edge, Layer, Norm
 from lap_jax.paths import leaves_by_path
