@@ -13,6 +13,7 @@ from lap_jax.tracing import channels, views
 from lap_jax.tracing.arithmetic import scaled, total
 from lap_jax.tracing.builder import GraphBuilder
 from lap_jax.tracing.kernels import enter, layer_of, numbered, output
+from lap_jax.tracing.making import repeats
 from lap_jax.tracing.movements import (
     Broadcast,
     Movement,
@@ -64,6 +65,7 @@ def contracted(
       result: names of the axes of the result.
       is_input: whether the activation is what goes into the equation.
     """
+    kernel = _without_repeats(x, kernel, result)
     value, params = x.value, kernel.value
     assert isinstance(value, Traced)
     assert isinstance(params, FromParams)
@@ -99,6 +101,22 @@ def contracted(
             if found_one is not None:
                 return found_one
     return not_read(builder, eqn, value, params, shape)
+
+
+def _without_repeats(x: Labelled, kernel: Labelled, result: Sequence[str]) -> Labelled:
+    """Return a kernel without the batches, of the activation, for which it is repeated."""
+    value = kernel.value
+    assert isinstance(value, FromParams)
+    gone = [
+        axis
+        for axis, label in enumerate(kernel.labels)
+        if label in x.labels and label in result and repeats(value, axis)
+    ]
+    if not gone:
+        return kernel
+    shape = tuple(size for axis, size in enumerate(value.shape) if axis not in gone)
+    labels = tuple(label for axis, label in enumerate(kernel.labels) if axis not in gone)
+    return Labelled(moved(value, (first(value.shape, gone), Reshape(shape)), shape), labels)
 
 
 def not_read(

@@ -15,6 +15,7 @@ from lap_jax.tracing.parameters import OF_PARAMETERS, ParameterRule, rms
 from lap_jax.tracing.values import (
     Entries,
     FromParams,
+    Joined,
     Made,
     Product,
     Sum,
@@ -51,8 +52,7 @@ def _made(name: str, parts: Sequence[FromParams]) -> Made | None:
     entries = [each for each in made if isinstance(each, Entries)]
     views_of = {each.view for each in entries if views.size(each.view) == _most(entries)}
     if len(views_of) != 1 or len(entries) < sum(each is not None for each in made):
-        whole = all(_is_whole(part) for part in parts)
-        return Sum(tuple(_terms(parts))) if name in _SUMS and whole else None
+        return _sum(parts) if name in _SUMS else None
     (view,) = views_of
     gain, exact = next(each for each in entries if each.view == view)[1:]
     for place, (part, own) in enumerate(zip(parts, made, strict=True)):
@@ -68,6 +68,47 @@ def _made(name: str, parts: Sequence[FromParams]) -> Made | None:
         else:
             exact = False
     return Entries(view, gain, exact)
+
+
+def _sum(parts: Sequence[FromParams]) -> Made | None:
+    """Return the sum of values, without biases of what is itself computed of parameters."""
+    computed = [part for part in parts if isinstance(part.made, Product)]
+    rows = [part for part in computed if isinstance(part.made, Product) and _is_row(part.made)]
+    if computed and len(computed) < len(parts):
+        parts = [
+            part
+            for part in parts
+            if not isinstance(part.made, Entries) or (_is_whole(part) and not rows)
+        ]
+    if not all(_is_whole(part) for part in parts):
+        return None
+    return parts[0].made if len(parts) == 1 else Sum(tuple(_terms(parts)))
+
+
+def _is_row(made: Product) -> bool:
+    """Return whether a product is of one row, or column: as a learned query is, and no kernel."""
+    sizes = [
+        math.prod(
+            side.shape[axis] for at, axis in made.free if at == place and not repeats(side, axis)
+        )
+        for place, side in enumerate(made.sides)
+    ]
+    return min(sizes) == 1
+
+
+def repeats(value: FromParams, axis: int) -> bool:
+    """Return whether a value is known to be the same all along an axis."""
+    match value.made:
+        case Entries(view, gain):
+            return not any(each.strides[axis] for each in (view, *(power.view for power in gain)))
+        case Sum(terms):
+            return all(repeats(term, axis) for term in terms)
+        case Joined(parts, along):
+            return axis != along and all(repeats(part, axis) for part in parts)
+        case Product(sides, _, free):
+            place, own = free[axis]
+            return repeats(sides[place], own)
+    return False
 
 
 def _most(entries: Sequence[Entries]) -> int:

@@ -71,7 +71,8 @@ def measure(
       key: PRNG key of z.
 
     Returns:
-      By layer name, float32. Layers inside of a loop over time, or of a branch, are left out.
+      By layer name, float32. Layers inside of a loop over time, or of a branch, are left out, and
+      so are the outputs of those that share a contraction, or whose kernel parameters scale.
       Derivatives are those of the model, custom ones too; but where a layer is read inside of a
       `jax.custom_jvp` or `jax.custom_vjp`, they are of what that computes.
 

@@ -275,7 +275,11 @@ def _scatter(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Seque
     operand, index, update = values[:3]
     shape = operand.shape
     if isinstance(update, FromParams):
-        return [operand if isinstance(operand, Traced) else opaque(values, shape)]
+        if isinstance(operand, Traced):
+            return [operand]
+        if operand.is_constant and update.is_constant:  # a count, which passes no channel on
+            return [Traced(shape, breaks=breaks_of([index]))]
+        return builder.barrier(eqn, values, "it writes parameters at an index from the data")
     dims = eqn.params["dimension_numbers"]
     taken = {*dims.inserted_window_dims, *dims.operand_batching_dims}
     kept = [axis for axis in range(len(shape)) if axis not in taken]

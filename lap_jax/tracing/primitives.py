@@ -82,7 +82,7 @@ def _leave(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> Non
         if not isinstance(value, FromParams) or not value.leaves:
             continue
         if name in ("mul", "div"):
-            builder.leave(value.leaves, "it multiplies channels", line, value.powers is None)
+            builder.leave(value.leaves, "it multiplies channels", line, _is_matrix(value))
         elif name in _BESIDE:
             by_position = any(_by_position(value, other) for other in traced(values))
             why = "it is a bias: an activation is added to it, or put beside it or in its place"
@@ -94,6 +94,16 @@ def _leave(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> Non
         else:
             new = value.leaves - set(builder.left)
             builder.leave(new, f"{name} brings it together with activations", line)
+
+
+def _is_matrix(value: FromParams) -> bool:
+    """Return whether parameters change along more than one axis, as far as is known."""
+    if value.powers is None:
+        return True
+    return any(
+        sum(size > 1 and by != 0 for size, by in zip(view.shape, view.strides, strict=True)) > 1
+        for view in (power.view for power in value.powers)
+    )
 
 
 def _by_position(value: FromParams, other: Traced) -> bool:

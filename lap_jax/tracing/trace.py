@@ -34,6 +34,11 @@ def trace(apply_fn: Any, variables: Any, *inputs: Any, **static: Any) -> Graph:
     one that is read in several ways (an embedding that is also the head) is a layer a way, and its
     scores are added in squares. Stacked kernels, which a ``scan`` goes through, are a layer each.
 
+    A kernel that the model makes of a leaf entry by entry (cast, standardised, normed, quantised,
+    masked, turned) is that leaf, with parameters that scale its channels as factors; what else
+    scales it is told in `Graph.notes`. Kernels side by side in one contraction are a layer each, a
+    sum of kernels is a sum of layers (LoRA), a product of two is two in a row (low rank).
+
     Taken as approximations, and not reported: slopes of activations and statistics of a norm count
     as constants; the same channel at several positions (pixels, tokens) is one; factors that change
     with the position, such as rotary angles, count with their root mean square; a query-key product

@@ -97,3 +97,20 @@ def test_each_leaf_that_is_no_layer_has_a_reason() -> None:
     assert "by their position" in told["table/embedding"].why
     assert [path for path, each in told.items() if not each.is_weight] == ["d/kernel"]
     assert all(path in str(graph) for path in told)
+
+
+def test_kernels_that_the_data_scale_are_told() -> None:
+    """As StyleGAN2 does: each sample has its own kernel."""
+    params = kernels((5, 4), (4, 3), (3, 2))
+
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        style = x @ w(p, "a")
+        kernel = style[:, :, None] * w(p, "b")
+        kernel = kernel * jax.lax.rsqrt((kernel**2).sum(1, keepdims=True) + 1e-8)
+        return jnp.einsum("bi,bio->bo", jnp.ones((3, 4)), kernel) @ w(p, "c")
+
+    graph = lap_jax.trace(model, params, jnp.ones((3, 5)))
+    assert graph.names == ("a", "c")
+    (unread,) = graph.unread
+    assert (unread.path, unread.is_weight) == ("b/kernel", True)
+    assert any("a" in barrier.before and "c" in barrier.after for barrier in graph.barriers)

@@ -346,3 +346,27 @@ def test_measures_of_layers_that_share_a_contraction_are_of_its_input() -> None:
         np.testing.assert_allclose(found[name].input, met, rtol=1e-5)
     assert "d" not in found
     assert np.isfinite(lap_jax.lookahead_scores(params, graph, measured=found)["d"]).all()
+
+
+def test_a_learned_query_is_read_from_the_keys() -> None:
+    """Its scores are ``x @ keys @ query.T @ probe``: layers in a row, and a bias is none."""
+    params = kernels((6, 5), (5, 8), (5, 8), (5, 8), (8, 3))
+    params |= {"probe": jnp.ones((1, 1, 5)), "bias": jnp.ones((2, 4))}
+
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        h = x @ w(p, "a")
+        k, v = ((h @ w(p, name)).reshape(2, 7, 2, 4) for name in "bc")
+        q = (jnp.tile(p["probe"], (2, 1, 1)) @ w(p, "d")).reshape(2, 1, 2, 4) + p["bias"]
+        weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q / 2, k))
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(2, 1, 8) @ w(p, "e")
+
+    graph = lap_jax.trace(model, params, jnp.ones((2, 7, 6)))
+    assert graph.barriers == ()
+    assert set(graph.names) == {*"abcde", "probe"}
+    assert [each.path for each in graph.unread] == ["bias"]
+    assert flow(graph, "b", "d") == {(i, i) for i in range(8)}
+    assert flow(graph, "a", "b") == {(i, i) for i in range(5)}
+    assert {(a, c % 5) for a, c in flow(graph, "d", "probe")} == {
+        (i, i % 5) for i in range(10)
+    }  # fmt: skip
+    assert {a for a, _ in flow(graph, "c", "e")} == set(range(8))

@@ -227,6 +227,19 @@ def test_what_is_scattered_over_positions_keeps_its_channels(case: str) -> None:
     assert pairs(graph, "a", "b") == {(i, i) for i in range(4)}
 
 
+def test_a_count_of_messages_passes_no_channel_on() -> None:
+    params = kernels((5, 4), (4, 2))
+
+    def model(p: Any, x: jax.Array, at: jax.Array) -> jax.Array:
+        h = x @ w(p, "a")
+        degree = jax.ops.segment_sum(jnp.ones(3), at, 3)
+        return jax.ops.segment_sum(h * degree[:, None], at, 3) / degree[:, None] @ w(p, "b")
+
+    graph = lap_jax.trace(model, params, jnp.ones((3, 5)), jnp.array([0, 1, 0]))
+    assert graph.barriers == ()
+    assert pairs(graph, "a", "b") == {(i, i) for i in range(4)}
+
+
 def test_what_is_written_into_channels_is_lost() -> None:
     params = kernels((5, 4), (4, 2))
     graph = lap_jax.trace(
