@@ -147,7 +147,7 @@ def brought(graph: lap_jax.Graph, source: str, target: str) -> np.ndarray:
     return found
 
 
-MIXTURES: dict[str, tuple[Any, tuple[tuple[int, ...], ...]]] = {
+MIXTURES: dict[str, tuple[Any, tuple[int, int, int]]] = {
     "mixture": (
         lambda a, b: jnp.einsum("be,beo->bo", jax.nn.softmax(a), b.reshape(-1, 3, 4)), (3, 12, 4)
     ),

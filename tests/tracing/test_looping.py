@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,4 +105,4 @@ def test_a_loop_that_counts_through_layers_is_a_layer_each() -> None:
     assert graph == lap_jax.trace(scanned, params, x)
     found, wanted = (lap_jax.measure(model, params, x, graph=graph) for model in (counted, scanned))
     for name in graph.names:
-        np.testing.assert_allclose(found[name].input, wanted[name].input, rtol=1e-6)
+        chex.assert_trees_all_close(found[name].input, wanted[name].input, rtol=1e-6)

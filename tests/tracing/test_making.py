@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -343,7 +344,7 @@ def test_measures_of_layers_that_share_a_contraction_are_of_its_input() -> None:
     met = jnp.sqrt(((x @ w(params, "a")) ** 2).mean(0))
     for name in "bc":
         assert found[name].output is None
-        np.testing.assert_allclose(found[name].input, met, rtol=1e-5)
+        chex.assert_trees_all_close(found[name].input, met, rtol=1e-5)
     assert "d" not in found
     assert np.isfinite(lap_jax.lookahead_scores(params, graph, measured=found)["d"]).all()
 
