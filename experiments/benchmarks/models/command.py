@@ -54,8 +54,11 @@ def models(command: Models, say: Callable[[str], None] = print) -> str:
     command.out.mkdir(parents=True, exist_ok=True)
     path = command.out / "models.json"
     rows = {_key(row): row for row in from_json(path.read_text())} if path.exists() else {}
-    digest = digest_of(Path(lap_jax.__file__).parent)
-    versions = {entry.name: versions_of(entry, digest) for entry in wanted}
+    own = {
+        "lap_jax": digest_of(Path(lap_jax.__file__).parent),
+        "benchmark": digest_of(Path(__file__).parent),
+    }
+    versions = {entry.name: versions_of(entry) | own for entry in wanted}
     todo = [
         entry for entry in wanted
         if command.again or not is_done(rows.get(entry.name), entry, versions[entry.name])
@@ -97,14 +100,14 @@ def is_done(row: Row | None, entry: Entry, versions: dict[str, str]) -> bool:
     return row.missing == missing(entry)
 
 
-def versions_of(entry: Entry, digest: str) -> dict[str, str]:
-    """Return the versions that a row depends on."""
+def versions_of(entry: Entry) -> dict[str, str]:
+    """Return the versions of other people's packages that a row depends on."""
     own = {}
     if entry.folder:
         own[entry.library] = _commit(entry.folder)
     elif not missing(entry) and entry.package:
         own[entry.library] = importlib.metadata.version(entry.library)
-    return own | {"jax": jax.__version__, "lap_jax": digest}
+    return own | {"jax": jax.__version__}
 
 
 def digest_of(folder: Path) -> str:

@@ -54,7 +54,7 @@ class Row:
 
     Attributes:
       library, model, dtype: of the entry.
-      versions: of the library, of JAX, and of `lap_jax` a digest of its files.
+      versions: of the library and of JAX; of `lap_jax` and the benchmark digests of their files.
       parameters: how many.
       layers: of the graph.
       kernels: leaves that they are.
