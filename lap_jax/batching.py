@@ -3,7 +3,8 @@
 Compile time is what grows with a network's depth where every layer is written out. Concrete arrays
 go, layer by layer, to one compiled program per function, layout, shape, dtype and sharding, which
 JAX keeps. Under a trace there is only the program of whoever traces: there layers of one shape are
-stacked and go through a loop, whose body is written once.
+stacked and go through a loop, whose body is written once. On a mesh only layers that are stacked
+already are looped over: arrays that lie in different ways must not meet.
 """
 
 from __future__ import annotations
@@ -81,16 +82,24 @@ def _run(function: Function, static: Hashable, *operands: Any) -> Any:
 def _kind(operands: tuple[Any, ...]) -> Hashable:
     """Return what operands must have in common to go through one loop.
 
-    Parts of one leaf go together, which is then looped over as it is.
+    Parts of one leaf go together, which is then looped over as it is. Over several devices arrays
+    of their own do not: two may lie in different ways, which a trace does not tell, and stacking
+    them would send one of them across.
     """
 
     def kind(leaf: Any) -> Hashable:
         if isinstance(leaf, Part):
-            return (jax.typeof(leaf.leaf), len(leaf.place), leaf.place and id(leaf.leaf))
-        return jax.typeof(leaf)
+            alone = bool(leaf.place) or _over_devices(leaf.leaf)
+            return (jax.typeof(leaf.leaf), len(leaf.place), alone and id(leaf.leaf))
+        return (jax.typeof(leaf), jnp.ndim(leaf) > 1 and _over_devices(leaf) and id(leaf))
 
     leaves, structure = jax.tree.flatten(operands, is_leaf=lambda node: isinstance(node, Part))
     return (structure, tuple(map(kind, leaves)))
+
+
+def _over_devices(array: Any) -> bool:
+    """Return whether a traced array is part of a program for several devices."""
+    return bool(jax.typeof(array).sharding.mesh.size > 1)
 
 
 def _looped(function: Function, calls: list[tuple[Any, ...]]) -> list[Any]:

@@ -115,6 +115,26 @@ def test_no_weight_and_no_score_leaves_its_device(
     assert max(largest.values(), default=0) <= 2048, largest
 
 
+@pytest.mark.parametrize("setting", ["MP", "LAP", "LAP-backward-seq", "global"])
+def test_kernels_of_one_shape_may_lie_in_different_ways(setting: str) -> None:
+    rng = np.random.default_rng(2)
+    params = {
+        f"Dense_{i}": {"kernel": rng.normal(size=(256, 256)).astype(np.float32)} for i in range(3)
+    }
+    layouts = dict(zip(params, [P("a", "b"), P("b", "a"), P(None, "a")], strict=True))
+    placed = {
+        name: jax.device_put(layer, NamedSharding(mesh(), layouts[name]))
+        for name, layer in params.items()
+    }
+    pruned = jax.jit(lambda params: lookahead_masks(params, list(params), 0.9, **SETTINGS[setting]))
+    program = pruned.lower(placed).compile()
+    assert max(c.numbers for c in collectives(program)) <= 2048
+    for found in (pruned(placed), lookahead_masks(placed, list(placed), 0.9, **SETTINGS[setting])):
+        chex.assert_trees_all_equal(found, pruned(params))
+        for name, layer in found.items():
+            assert_lies(layer, NamedSharding(mesh(), layouts[name]))
+
+
 def test_the_reading_of_the_program_sees_a_gathered_kernel() -> None:
     """The test above can fail: a sort gathers the scores."""
     sharded = jax.device_put(network(), NamedSharding(mesh(), P("a", "b")))["Dense_0"]["kernel"]
