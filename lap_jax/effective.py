@@ -3,7 +3,9 @@
 A pass selects among candidates, at first all weights. What the selection leaves without a path on a
 side is dropped from the candidates, unless fewer than are to stay would be left, and the pass is
 repeated until nothing is wasted. Where that comes to a stop before, candidates are thinned out by
-degrees: a small part of them goes at a time, and with it what has lost its path by that.
+degrees: a small part of them goes at a time, and with it what has lost its path by that. What is
+wasted even then makes room for weights between neurons that are alive, which lie on a path as they
+are.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import NamedSharding
 
 from lap_jax.batching import for_each, is_traced, turned
@@ -25,8 +28,8 @@ from lap_jax.scoring.liveness import Alive, alive, effective, lead_through
 from lap_jax.selection.scopes import Scope, least_left, units
 
 DEGREES = 40
-"""In how many steps candidates are thinned out, each by the same share."""
-_ROUNDS = 100  # of passes in all: the loop ends by itself long before
+"""In how many steps candidates are thinned out, by less and less."""
+_ROUNDS = 4 * DEGREES  # of passes in all: the loop ends by itself before
 
 Pass = Callable[[Masks, Any], Masks]
 """``(candidates, how many units are to stay by layer) -> masks``."""
@@ -90,7 +93,47 @@ def effective_pass(
         start, start, number(np.iinfo(np.int32).max), number(0), number(0), jnp.bool_(False)
     )
     found = turned(lambda state: ~state.done & (state.rounds < _ROUNDS), again, first, traced)
-    return found.best
+    if scope.group is not None or scope.unit != (1, 1):
+        return found.best  # the parts of a unit have paths or not each by itself
+
+    def mended() -> Masks:
+        return _mended(network, scope, one_pass, start, found.best, kept)
+
+    if traced:
+        return lax.cond(found.wasted > 0, mended, lambda: found.best)
+    return mended() if int(found.wasted) else found.best
+
+
+def _mended(
+    network: Network, scope: Scope, one_pass: Pass, start: Masks, masks: Masks, kept: Any
+) -> Masks:
+    """Return masks with weights between living neurons in the place of those without a path.
+
+    Where there are enough of them: a layer with fewer keeps its masks, and so its count.
+    """
+    live = _alive(network, masks)
+    reads = _reads(network, masks, live)
+    names = [layer.name for layer in network.graph.prunable]
+    own = for_each(_effective, {name: reads[name] for name in names})
+    room = for_each(_room, {
+        name: (reads[name][0], (start[name], reads[name][1][1], own[name])) for name in names
+    })  # fmt: skip
+    held = jnp.stack(
+        list(for_each(_count, {name: (None, (own[name],)) for name in names}).values())
+    )
+    free = jnp.stack(
+        list(for_each(_count, {name: (None, (room[name],)) for name in names}).values())
+    )
+    if scope.compare == "global":
+        held, free = jnp.sum(held, keepdims=True), jnp.sum(free, keepdims=True)
+    kept = jnp.asarray(kept)
+    enough = jnp.broadcast_to(held + free >= kept, (len(names),))
+    found = one_pass(_with_tied(network, masks | room), jnp.where(kept > held, kept - held, 0))
+    settled = for_each(_filled, {
+        name: (reads[name][0][1], (masks[name], own[name], found[name] & room[name], enough[place]))
+        for place, name in enumerate(names)
+    })  # fmt: skip
+    return _with_tied(network, masks | settled)
 
 
 def effective_masks(network: Network, masks: Mapping[str, jax.Array]) -> Masks:
@@ -104,7 +147,7 @@ def _by_degrees(network: Network, scope: Scope, kept: Any) -> jax.Array:
     whole = jnp.asarray([sum(sizes)] if scope.compare == "global" else sizes, jnp.float32)
     kept = jnp.asarray(kept)
     share = jnp.maximum(kept, 1) / whole
-    steps = jnp.arange(1, DEGREES)[:, None] / DEGREES
+    steps = 1 - (1 - jnp.arange(1, DEGREES)[:, None] / DEGREES) ** 2
     between = jnp.ceil(whole * share**steps).astype(kept.dtype)
     return jnp.concatenate([kept[None], jnp.maximum(between, kept), kept[None]])
 
@@ -147,14 +190,18 @@ def _narrowed(
         for place, name in enumerate(calls)
     })  # fmt: skip
     new = candidates | {name: mask for name, (mask, _) in settled.items()}
+    changed = jnp.stack([changed for _, changed in settled.values()]).any()
+    return _with_tied(network, new), changed
+
+
+def _with_tied(network: Network, masks: Masks) -> Masks:
+    """Return masks in which the layers that read the weights of others have theirs."""
     tied = {
-        other.name: ((layout_of(network.graph[name]), layout_of(other)), (new[name],))
+        other.name: ((layout_of(network.graph[name]), layout_of(other)), (masks[name],))
         for name, others in tied_layers(network.graph).items()
         for other in others
-        if name in settled
     }
-    changed = jnp.stack([changed for _, changed in settled.values()]).any()
-    return new | for_each(_as_read, tied), changed
+    return masks | for_each(_as_read, tied)
 
 
 def _wasted(network: Network, masks: Masks, live: Alive) -> jax.Array:
@@ -191,6 +238,22 @@ def _lead(
 ) -> jax.Array:
     layout, sharding, forward = how
     return as_laid_out(lead_through(layout, mask, channels, forward), sharding)
+
+
+def _room(how: _How, mask: jax.Array, sides: Any, own: jax.Array) -> jax.Array:
+    """Return the weights between living neurons that are not among those kept already."""
+    return as_laid_out(_effective(how, mask, sides) & ~own, how[1])
+
+
+def _filled(
+    sharding: NamedSharding | None, mask: jax.Array, own: jax.Array, new: jax.Array,
+    enough: jax.Array,
+) -> jax.Array:  # fmt: skip
+    return as_laid_out(jnp.where(enough, own | new, mask), sharding)
+
+
+def _count(_: None, mask: jax.Array) -> jax.Array:
+    return jnp.sum(mask, dtype=jnp.uint32)
 
 
 def _effective(how: _How, mask: jax.Array, sides: Any) -> jax.Array:
