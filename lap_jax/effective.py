@@ -25,7 +25,7 @@ from lap_jax.meshes import as_laid_out, everywhere, sharding_of
 from lap_jax.network import Masks, Network, tied_layers
 from lap_jax.scoring.kernels import Layout, as_read, layout_of
 from lap_jax.scoring.liveness import Alive, alive, effective, lead_through
-from lap_jax.selection.scopes import Scope, least_left, units
+from lap_jax.selection.scopes import Scope, least_left, units, whole_units
 
 DEGREES = 40
 """In how many steps candidates are thinned out, by less and less."""
@@ -186,8 +186,8 @@ def _narrowed(
         counts = jnp.sum(counts, keepdims=True)
     enough = jnp.broadcast_to(counts >= jnp.asarray(kept), (len(calls),))
     settled = for_each(_dropped, {
-        name: (reads[name][0], (*reads[name][1], enough[place]))
-        for place, name in enumerate(calls)
+        name: (how, (*operands, enough[place]))
+        for place, (name, (how, operands)) in enumerate(calls.items())
     })  # fmt: skip
     new = candidates | {name: mask for name, (mask, _) in settled.items()}
     changed = jnp.stack([changed for _, changed in settled.values()]).any()
@@ -267,15 +267,19 @@ def _effective(how: _How, mask: jax.Array, sides: Any) -> jax.Array:
 
 
 def _left(how: tuple[Any, ...], mask: jax.Array, sides: Any) -> jax.Array:
+    return least_left(how[0], _useful(how, mask, sides)).astype(jnp.uint32)
+
+
+def _useful(how: tuple[Any, ...], mask: jax.Array, sides: Any) -> jax.Array:
+    """Return the candidates without those that have no path; units stay whole."""
     scope, *rest = how
-    left = least_left(scope, _effective(tuple(rest), mask, sides))
-    return left.astype(jnp.uint32)
+    return mask & whole_units(scope, _effective(tuple(rest), mask, sides))
 
 
 def _dropped(
-    how: _How, mask: jax.Array, sides: Any, enough: jax.Array
+    how: tuple[Any, ...], mask: jax.Array, sides: Any, enough: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    new = as_laid_out(jnp.where(enough, _effective(how, mask, sides), mask), how[1])
+    new = as_laid_out(jnp.where(enough, _useful(how, mask, sides), mask), how[2])
     return new, jnp.any(new != mask)
 
 

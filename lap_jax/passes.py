@@ -105,7 +105,8 @@ def _pass(
         if looks(method) and not method.lags:
             known = propagation(network, flows(network, graph.names, tops, masks), seen)
         return seen | _selected(network, scope, graph.prunable, known, seen, kept), None
-    if not method.lags:
+    known = None
+    if not method.lags:  # these look at the kernels themselves
         found = found or flows(network, graph.names, tops, masks)
         known = propagation(network, dict(found), seen)
     places = list(enumerate(graph.prunable))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -108,6 +109,9 @@ def lookahead_masks(
       those); for every other leaf a scalar True. Equal scores are told apart by position: the
       earlier in row-major order stays.
 
+    Warns:
+      UserWarning: of weights that could not be read into the graph, with the reasons: they stay.
+
     Raises:
       PruningError: for a chain that does not fit the parameters (see `lap_jax.chain`); an unknown
         method or scope; channels to remove where only those that the network returns are left; a
@@ -131,6 +135,7 @@ def lookahead_masks(
     graph = with_outputs(graph, scope)
     levels = sparsity_per_layer(sparsity, [layer.name for layer in graph.prunable], graph.names)
     warn_if_cancelled(method, scope)
+    warn_if_unread(graph)
     kept = kept_by_step(graph, method, scope, levels)
     start = None if masks is None else earlier_masks(graph, scope, params, masks, kept[-1])
     by_path = masks_by_path(
@@ -157,6 +162,16 @@ def with_outputs(graph: Graph, scope: Scope) -> Graph:
             "input channels with axis=-2"
         )
     return graph.pin(*returned)
+
+
+def warn_if_unread(graph: Graph) -> None:
+    """Warn of weights that no layer of the graph holds, so that they stay whole."""
+    left = [each for each in graph.unread if each.is_weight]
+    if left:
+        count = "1 leaf is" if len(left) == 1 else f"{len(left)} leaves are"
+        warnings.warn(
+            f"{count} not in the graph, and not pruned: {'; '.join(map(str, left))}", stacklevel=3
+        )
 
 
 def kept_by_step(graph: Graph, method: Method, scope: Scope, levels: Sequence[float]) -> np.ndarray:

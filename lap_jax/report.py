@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ class SummaryRow:
 
     Attributes:
       layer: name of the layer; "total" for the sum over layers.
-      shape: of the kernel; empty for the total.
+      shape: of the kernel; empty for the total, and for what is not in the graph.
       size: number of weights.
       kept: number of weights that stay.
       dead: number of output neurons without a kept weight before them or, where a graph tells the
@@ -92,6 +93,8 @@ def summarize(masks: Any, graph: Graph | None = None) -> Summary:
         left out.
       graph: the layers and their neighbours. With it the rows follow its order, a neuron whose
         weights into all next layers are removed is dead too, and effective weights are counted.
+        Weights that it could not read (`Graph.unread`) make a last row, "not in the graph": all of
+        them stay.
 
     Returns:
       The summary; its numbers are plain Python integers.
@@ -119,8 +122,11 @@ def summarize(masks: Any, graph: Graph | None = None) -> Summary:
         for layer in graph.layers
         if not layer.tied_to
     ]
+    rows += [_row(path, mask) for path, mask in kernels.items() if path not in named]
+    left = [each for each in graph.unread if each.is_weight and each.path not in kernels]
+    size = sum(math.prod(each.shape) for each in left)
     return Summary(
-        (*rows, *(_row(path, mask) for path, mask in kernels.items() if path not in named))
+        (*rows, SummaryRow("not in the graph", (), size, size, 0, 0)) if left else tuple(rows)
     )
 
 

@@ -117,11 +117,18 @@ def test_scopes_keep_their_counts_and_waste_no_more(scope: Scope) -> None:
 
 def test_convolutions_with_groups_and_a_flatten() -> None:
     net = conv_net()
+    graph = chain(net.params, net.declared, net.stats)
     for name in ("MP", "LAP"):
-        masks = lookahead_masks(net.params, net.declared, 0.9, method=name, effective=True,
-                                batch_stats=net.stats)  # fmt: skip
-        total = summarize(masks, chain(net.params, net.declared, net.stats)).total
-        assert total.effective == total.kept
+        plain, masks = (
+            lookahead_masks(net.params, graph, 0.8, method=name, effective=effective,
+                            batch_stats=net.stats)
+            for effective in (False, True)
+        )  # fmt: skip
+        before, after = summarize(plain, graph).total, summarize(masks, graph).total
+        assert before.effective is not None
+        assert after.effective is not None
+        assert before.kept == after.kept
+        assert before.effective < after.effective == after.kept
 
 
 def test_earlier_masks_nest() -> None:

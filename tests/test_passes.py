@@ -59,6 +59,14 @@ def test_passes_are_algorithm_1_again_and_again(order: str | None, steps: int) -
     chex.assert_trees_all_equal(traced, found)
 
 
+@pytest.mark.parametrize(("order", "steps"), [("forward", 1), ("backward", 2), (None, 2)])
+def test_exact_lags_go_with_orders_and_steps(order: str | None, steps: int) -> None:
+    """Dense layers have none: the masks are those of norms."""
+    found = lookahead_masks(PARAMS, NAMES, 0.7, method=Method(lags=True, order=order, steps=steps))
+    wanted = lookahead_masks(PARAMS, NAMES, 0.7, method=Method(order=order, steps=steps))
+    chex.assert_trees_all_equal(found, wanted)
+
+
 @pytest.mark.parametrize("order", [None, "backward"])
 def test_passes_go_on_from_earlier_masks(order: str | None) -> None:
     earlier = lookahead_masks(PARAMS, NAMES, 0.4)

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from hypothesis import strategies as st
 
-from lap_jax import Edge, Graph, Layer, PruningError, chain, lookahead_masks, summarize
+from lap_jax import Edge, Graph, Layer, PruningError, chain, lookahead_masks, summarize, trace
 from lap_jax.graph.layers import Index, Junction
 from tests import oracle
 
@@ -190,3 +190,20 @@ def test_a_graph_of_other_layers_is_refused() -> None:
 def test_masks_without_a_kernel_are_refused() -> None:
     with pytest.raises(PruningError, match="the masks hold no kernel"):
         summarize({"bias": jnp.asarray(True)})
+
+
+def test_weights_that_no_layer_holds_count_in_the_total() -> None:
+    params = {"a": {"kernel": jnp.ones((4, 4))}, "lost": {"kernel": jnp.ones((4, 3))},
+              "b": {"kernel": jnp.ones((4, 2))}, "bias": jnp.ones((2, 2))}  # fmt: skip
+
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        h = (x @ p["a"]["kernel"]) @ jnp.sort(p["lost"]["kernel"]).repeat(2, 1)[:, :4]
+        return (h @ p["b"]["kernel"]).reshape(1, 1, 2) + p["bias"]
+
+    graph = trace(model, params, jnp.ones((1, 4)))
+    with pytest.warns(UserWarning, match=r"1 leaf is not in the graph.*lost/kernel"):
+        masks = lookahead_masks(params, graph, 0.5)
+    *_, last = summarize(masks, graph).rows
+    assert (last.layer, last.size, last.kept) == ("not in the graph", 12, 12)
+    assert summarize(masks, graph).total.size == 16 + 8 + 12
+    assert "not in the graph" in str(summarize(masks, graph))

@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: masks, first-call, scale, training, distortion, accuracy."""
+"""Command line of the benchmarks: masks, models, first-call, scale, training, and others."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import tyro
 from experiments.benchmarks.accuracy import Accuracy, accuracy
 from experiments.benchmarks.distortion import Distortion, distortion
 from experiments.benchmarks.first_call import FirstCall, first_call
+from experiments.benchmarks.models.command import Models, models
 from experiments.benchmarks.scale import Scale, scale
 from experiments.benchmarks.training import Training, training
 from experiments.cli.commands import BadFlag
@@ -63,13 +64,15 @@ class Masks:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     command = tyro.cli(
-        Masks | FirstCall | Scale | Training | Distortion | Accuracy,
+        Masks | Models | FirstCall | Scale | Training | Distortion | Accuracy,
         prog="python -m experiments.benchmarks",
         args=arguments,
     )
     try:
         if isinstance(command, FirstCall):
             print(first_call(command))
+        elif isinstance(command, Models):
+            models(command)
         elif isinstance(command, Scale):
             print(scale(command))
         elif isinstance(command, Training):

@@ -51,6 +51,15 @@ class Graph(Structure):
             text += "\n\n" + text_table(titles, junctions, right=(1,))
         for barrier in self.barriers:
             text += "\n\n" + str(barrier)
+        for note in self.notes:
+            text += "\n\nnote: " + note
+        if self.unread:
+            left = [
+                (each.path, "x".join(map(str, each.shape)), each.why,
+                 source_line(each.where).split(" ")[0])
+                for each in self.unread
+            ]  # fmt: skip
+            text += "\n\n" + text_table(("no layer", "shape", "why", "line"), left, right=())
         return text
 
     def _neighbours(self, name: str) -> tuple[str, str]:

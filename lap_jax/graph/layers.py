@@ -295,6 +295,29 @@ class Barrier:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """A leaf of two axes or more that is no layer of a graph, and is not pruned.
+
+    Attributes:
+      path, shape: of the leaf.
+      why: in words.
+      where: the source line.
+      is_weight: whether it may be a kernel or a table; False for what is known to be a bias or to
+        multiply channels.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    why: str
+    where: str = ""
+    is_weight: bool = True
+
+    def __str__(self) -> str:
+        line = f" at {source_line(self.where)}" if self.where else ""
+        return f"{self.path} of shape {self.shape}{line}: {self.why}"
+
+
+@dataclass(frozen=True)
 class Layer:
     """A layer of a `Graph`: everything about it is known.
 

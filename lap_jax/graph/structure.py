@@ -8,7 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from lap_jax.errors import PruningError
-from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Junction, Layer, matching, nearest
+from lap_jax.graph.layers import (
+    IDENTITY,
+    Barrier,
+    Edge,
+    Junction,
+    Layer,
+    Unread,
+    matching,
+    nearest,
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,8 @@ class Structure:
       pinned: names of layers that are not pruned.
       returned: names of layers and junctions whose channels the network returns; what nothing reads
         counts as returned, too.
+      unread: leaves of two axes or more that are no layers, each with the reason.
+      notes: where norms of a kernel are not those of what the model computes with.
     """
 
     layers: tuple[Layer, ...]
@@ -31,6 +42,8 @@ class Structure:
     barriers: tuple[Barrier, ...] = field(default=(), compare=False)
     pinned: frozenset[str] = frozenset()
     returned: frozenset[str] = frozenset()
+    unread: tuple[Unread, ...] = field(default=(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __getitem__(self, name: str) -> Layer:
         for layer in self.layers:

@@ -22,6 +22,7 @@ from lap_jax.tracing.values import (
     Source,
     Traced,
     Value,
+    breaks_of,
     fit,
     opaque,
     traced,
@@ -61,6 +62,20 @@ def added(builder: GraphBuilder, eqn: JaxprEqn, a: Traced, b: Traced, sign: floa
         return Traced(a.shape, tuple(sources), () if sources else gain, unit, breaks)
     merged = Traced(a.shape, tuple(sources), (), unit, breaks)
     return collapsed(builder, merged, eqn) if unit or _overlap(merged) else merged
+
+
+def total(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Traced]) -> Traced:
+    """Add activations of one shape, in one junction where several layers meet."""
+    sources: list[Source] = []
+    for new in (source for value in values for source in value.sources):
+        place = next((i for i, old in enumerate(sources) if old.carries_the_same(new)), None)
+        if place is None:
+            sources.append(new)
+        else:
+            sources[place] = new._replace(scale=sources[place].scale + new.scale)
+    unit = any(value.unit for value in values)
+    found = Traced(values[0].shape, tuple(sources), (), unit, breaks_of(values))
+    return collapsed(builder, found, eqn) if sources and (unit or _overlap(found)) else found
 
 
 def either(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> Value:
@@ -150,11 +165,12 @@ def _scaled_by(
     return value._replace(sources=(Source(name, numbers, 1.0, linear, pool),), unit=False)
 
 
-def _scaled(builder: GraphBuilder, eqn: JaxprEqn, value: Traced, known: FromParams) -> Traced:
+def scaled(builder: GraphBuilder, eqn: JaxprEqn, value: Traced, known: FromParams) -> Traced:
     """Multiply an activation by what does not depend on the input."""
     if known.powers is None:
         why = "the factor is not a product of powers of parameters"
         builder.lose(Break("", eqn.primitive.name, builder.where(eqn), why), [value])
+        builder.leave(known.leaves, why, builder.where(eqn))
         return value
     size = rms(known) if known.is_constant else known.scale
     sources = tuple(source._replace(scale=source.scale * size) for source in value.sources)
@@ -184,10 +200,10 @@ def _multiply(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequ
         return [product(builder, eqn, a, b)]
     if isinstance(a, Traced):
         assert isinstance(b, FromParams)
-        return [_scaled(builder, eqn, a, inverse(b) if divides else b)]
+        return [scaled(builder, eqn, a, inverse(b) if divides else b)]
     assert isinstance(a, FromParams)
     assert isinstance(b, Traced)
-    return [_scaled(builder, eqn, b.bent() if divides else b, a)]
+    return [scaled(builder, eqn, b.bent() if divides else b, a)]
 
 
 def _select(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -12,8 +12,9 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Factor, Index, Junction, Layer
+from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Factor, Index, Junction, Layer, Unread
 from lap_jax.graph.shortcuts import fold_norms
+from lap_jax.tables import source_line
 from lap_jax.tracing.channels import NONE
 from lap_jax.tracing.interpreter import out_shapes, where
 from lap_jax.tracing.values import (
@@ -53,7 +54,8 @@ class Reading(NamedTuple):
 
     Attributes:
       layer: its name.
-      rows: which of its inputs each element of the activation is; None for a lookup in a table.
+      rows: which of its inputs each element of the activation is; None for a lookup in a table, and
+        where another activation than the equation's own comes in.
     """
 
     layer: str
@@ -72,6 +74,8 @@ class GraphBuilder:
       edges: ``{(source, target): [(pairs of channel and input [n, 2], scale)]}``.
       barriers: ``{(primitive, line, why): (layers before, layers after)}``, these as keys.
       returned: layers and junctions whose channels the network returns.
+      left: why leaves are no layers, by path.
+      scaled_by_more: source lines where a layer's kernel is not its leaf alone, by layer.
       readings: of layers, since somebody has emptied it.
       calls: source lines of the calls that are being read, outermost first.
     """
@@ -86,6 +90,8 @@ class GraphBuilder:
         default_factory=dict
     )
     returned: set[str] = field(default_factory=set)
+    left: dict[str, Unread] = field(default_factory=dict)
+    scaled_by_more: dict[str, str] = field(default_factory=dict)
     readings: list[Reading] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
 
@@ -180,9 +186,31 @@ class GraphBuilder:
         reads_parameters = any(
             isinstance(value, FromParams) and not value.is_constant for value in values
         )
+        known = [value for value in values if isinstance(value, FromParams)]
+        self.leave(frozenset().union(*(value.leaves for value in known)), why, line)
         if traced(values) and not nodes and reads_parameters and name not in _QUIET:
             breaks |= {Break("", name, line, why)}
         return [Traced(shape, unit=True, breaks=breaks) for shape in out_shapes(eqn)]
+
+    def leave(
+        self, leaves: Iterable[str], why: str, line: str = "", is_weight: bool = True
+    ) -> None:
+        """Record why leaves are no layers.
+
+        The first reason stays, unless it says that a leaf is no weight and this one does not.
+        """
+        for path in leaves:
+            old = self.left.get(path)
+            if len(self.shapes[path]) > 1 and (old is None or is_weight > old.is_weight):
+                self.left[path] = Unread(path, self.shapes[path], why, line, is_weight)
+
+    def note(self, layer: str, line: str) -> None:
+        """Record that a kernel is its leaf's entries times what no factor tells."""
+        self.scaled_by_more.setdefault(layer, line)
+
+    def unseen(self) -> None:
+        """Record that what the layer read last takes is not what goes into the equation."""
+        self.readings[-1] = self.readings[-1]._replace(rows=None)
 
     # ------------------------------------------------------------ ends
 
@@ -219,9 +247,24 @@ class GraphBuilder:
         return fold_norms(
             Graph(
                 tuple(self.layers.values()), tuple(edges), junctions, barriers,
-                returned=frozenset(self.returned - {IDENTITY}),
+                returned=frozenset(self.returned - {IDENTITY}), unread=self._unread(),
+                notes=tuple(
+                    f"{layer}: a kernel scaled by what is no factor, such as its own norm, at "
+                    f"{source_line(line)}: its norms are those of the parameter alone"
+                    for layer, line in self.scaled_by_more.items()
+                ),
             )
         )  # fmt: skip
+
+    def _unread(self) -> tuple[Unread, ...]:
+        """Return what no layer holds, of the leaves that could be kernels or have a reason."""
+        held = {layer.path for layer in self.layers.values()}
+        why = "no data meets it: the model does not read it, or not as traced"
+        return tuple(
+            self.left.get(path, Unread(path, shape, why))
+            for path, shape in self.shapes.items()
+            if path not in held and (path in self.kernels or path in self.left)
+        )
 
     def _edge(
         self, source: str, target: str, pairs: np.ndarray, scale: float, indices: dict[Index, Index]

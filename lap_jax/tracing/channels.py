@@ -39,6 +39,12 @@ def constant(ids: np.ndarray, axes: Sequence[int]) -> bool:
     )
 
 
+def at_most_one(ids: np.ndarray, axis: int) -> bool:
+    """Return whether there is no more than one channel along an axis, beside none at all."""
+    ids = small(ids)
+    return bool(((ids == ids.max(axis, keepdims=True)) | (ids == NONE)).all())
+
+
 def holds_any(ids: np.ndarray) -> bool:
     """Return whether there is a channel among the ids, or no element at all."""
     return ids.size == 0 or bool((small(ids) != NONE).any())

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from jax.extend.core import JaxprEqn
 
 from lap_jax.graph.layers import IDENTITY
 from lap_jax.tracing import channels
-from lap_jax.tracing.arithmetic import Rule, collapsed, product
+from lap_jax.tracing.applying import Labelled, contracted, convolved
+from lap_jax.tracing.arithmetic import Rule, collapsed, product, total
 from lap_jax.tracing.builder import GraphBuilder, Reading
 from lap_jax.tracing.channels import CHANNELS
 from lap_jax.tracing.interpreter import out_shape
-from lap_jax.tracing.kernels import enter, layer_of, numbered, output
+from lap_jax.tracing.kernels import layer_of, numbered, output
 from lap_jax.tracing.movements import (
     Broadcast,
     Movement,
+    Reshape,
     Take,
     Transpose,
     first,
     move,
+    piece,
     without,
 )
 from lap_jax.tracing.moving import MOVEMENTS
-from lap_jax.tracing.values import Break, FromParams, Traced, Value, moved, traced
-from lap_jax.tracing.views import View
+from lap_jax.tracing.values import Break, Entries, FromParams, Source, Traced, Value, moved, traced
 
-
-def _unread(
-    builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value], kernel: FromParams
-) -> Sequence[Value]:
-    """Lose all channels at a kernel that is made of parameters in another way."""
-    why = "its kernel is not just one parameter or a part of it, and is not in the graph"
-    names = [leaf.removesuffix("/kernel") for leaf in sorted(kernel.leaves)]
-    found = Break("", eqn.primitive.name, builder.where(eqn), why)
-    builder.report(found, names, names)
-    return builder.barrier(eqn, values, why)
-
-
-def _kernel(builder: GraphBuilder, value: FromParams) -> View | None:
-    """Return the view that a kernel is, if it is one."""
-    view = value.kernel
-    return view if view is not None and view.leaf in builder.kernels else None
+Axes: TypeAlias = tuple[Sequence[int], Sequence[int]]
+DotDimensions: TypeAlias = tuple[Axes, Axes]
+"""Axes of both operands that are contracted, and that are batches."""
 
 
 class _Operand:
@@ -53,20 +42,29 @@ class _Operand:
       value: the operand.
       gone, batch, free: its axes.
       at: axes of the result, of batch and free axes.
+      labels: a name for each axis, shared with the other side where the two go together.
     """
 
-    def __init__(self, eqn: JaxprEqn, values: Sequence[Value], side: int):
-        contract, batch = eqn.params["dimension_numbers"]
+    def __init__(self, numbers: DotDimensions, values: Sequence[Value], side: int):
+        contract, batch = numbers
         self.value = values[side]
         self.gone, self.batch = tuple(contract[side]), tuple(batch[side])
         self.free = _others(len(self.value.shape), self.gone, self.batch)
         before = 0 if side == 0 else len(_others(len(values[0].shape), contract[0], batch[0]))
         n = len(self.batch)
         self.at = [*range(n), *range(n + before, n + before + len(self.free))]
+        names = {axis: f"contracted {place}" for place, axis in enumerate(self.gone)}
+        names |= {axis: f"batch {place}" for place, axis in enumerate(self.batch)}
+        names |= {axis: f"axis {axis} of {side}" for axis in self.free}
+        self.labels = tuple(names[axis] for axis in range(len(names)))
 
     def passed_on(self, shape: tuple[int, ...]) -> Movement:
         """How it moves to the result, if nothing changes along the axes that are contracted."""
         return without(self.value.shape, self.gone, shape, self.at, (*self.batch, *self.free))
+
+
+def _sides(numbers: DotDimensions, values: Sequence[Value]) -> list[_Operand]:
+    return [_Operand(numbers, values, side) for side in (0, 1)]
 
 
 def _others(count: int, *groups: Sequence[int]) -> tuple[int, ...]:
@@ -75,7 +73,7 @@ def _others(count: int, *groups: Sequence[int]) -> tuple[int, ...]:
 
 
 def _dot(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
-    sides, shape = [_Operand(eqn, values, side) for side in (0, 1)], out_shape(eqn)
+    sides, shape = _sides(eqn.params["dimension_numbers"], values), out_shape(eqn)
     if len(traced(values)) == 2:
         return [_meet(builder, eqn, values)]
     own, other = sides if isinstance(values[0], Traced) else reversed(sides)
@@ -88,15 +86,17 @@ def _dot(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[
         if value.is_constant(own.gone):
             return [moved(value, own.passed_on(shape), shape)]
         return builder.barrier(eqn, values, "it mixes the channels by a constant matrix")
-    view = _kernel(builder, kernel)
-    layer = view and layer_of(builder, view, [(), other.gone, other.batch, other.free])
-    if view is None or layer is None:
-        return _unread(builder, eqn, values, kernel)
-    # The kernel's inputs, along the axes of the activation that they are paired with.
-    axes, at = (*other.batch, *other.gone), (*own.batch, *own.gone)
-    enter(builder, value, numbered(view, axes, at, value.shape, other.batch), layer)
-    axes = (*other.batch, *other.free)
-    return [output(layer, numbered(view, axes, other.at, shape, other.batch))]
+    return [contracted(builder, eqn, Labelled(value, own.labels), Labelled(kernel, other.labels),
+                       _result_labels(sides))]  # fmt: skip
+
+
+def _result_labels(sides: Sequence[_Operand]) -> tuple[str, ...]:
+    found = {
+        at: side.labels[axis]
+        for side in sides
+        for at, axis in zip(side.at, (*side.batch, *side.free), strict=True)
+    }
+    return tuple(found[axis] for axis in range(len(found)))
 
 
 def _meet(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> Traced:
@@ -105,15 +105,18 @@ def _meet(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> Trac
         collapsed(builder, value, eqn) if len(value.sources) > 1 else value
         for value in traced(values)
     ]
-    sides, shape = [_Operand(eqn, values, side) for side in (0, 1)], out_shape(eqn)
+    sides, shape = _sides(eqn.params["dimension_numbers"], values), out_shape(eqn)
     breaks = frozenset().union(*(value.breaks for value in traced(values)))
     mixed = [
         not all(channels.constant(source.ids, side.gone) for source in value.sources)
         for value, side in zip(traced(values), sides, strict=True)
     ]
     if all(mixed):
-        _pair(builder, eqn, sides)
-        return Traced(shape, breaks=breaks)
+        name, ids = _pair(builder, eqn, sides)
+        if _weighs_positions(sides):
+            builder.connect_identity(name, IDENTITY)
+            return Traced(shape, breaks=breaks)
+        return Traced(shape, (_summed(builder, eqn, name, ids, len(shape)),), breaks=breaks)
     kept = []
     for value, side, mixes in zip(traced(values), sides, mixed, strict=True):
         for source in value.sources:
@@ -130,8 +133,41 @@ def _meet(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> Trac
     return found._replace(breaks=breaks)
 
 
-def _pair(builder: GraphBuilder, eqn: JaxprEqn, sides: Sequence[_Operand]) -> None:
-    """Let channels meet that are contracted with each other; what comes of it has none."""
+def _weighs_positions(sides: Sequence[_Operand]) -> bool:
+    """Return whether positions meet positions, as queries do keys: what comes of it weighs these.
+
+    Otherwise channels come of it: it is a mixture, by weights from the data, or a bilinear form.
+    """
+    constant = [
+        [value.is_constant([axis]) for axis in side.free]
+        for side in sides
+        for value in traced([side.value])
+    ]
+    one, two = constant
+    if one and two:
+        return any(one) and any(two)
+    return bool(one or two) and all(one) and all(two)
+
+
+def _summed(builder: GraphBuilder, eqn: JaxprEqn, name: str, ids: np.ndarray, count: int) -> Source:
+    """Add up the channels of a product along all axes but the first ``count``."""
+    places = np.ndindex(*ids.shape[count:])
+    columns = [ids[(..., *place)] for place in places]
+    numbers, rows = channels.distinct(columns, len(columns))
+    sources = [Source(name, column) for column in columns]
+    total = builder.junction("sum", rows, sources, builder.where(eqn))
+    return Source(total, numbers, 1.0, False)
+
+
+def _pair(
+    builder: GraphBuilder, eqn: JaxprEqn, sides: Sequence[_Operand]
+) -> tuple[str, np.ndarray]:
+    """Let channels meet that are contracted with each other.
+
+    Returns:
+      The name of the product, and its channels along the axes of the result and those that are
+      contracted.
+    """
     n, gone = len(out_shape(eqn)), sides[0].gone
     full = (*out_shape(eqn), *(sides[0].value.shape[axis] for axis in gone))
     sources, columns = [], []
@@ -142,9 +178,8 @@ def _pair(builder: GraphBuilder, eqn: JaxprEqn, sides: Sequence[_Operand]) -> No
         spread = Broadcast(full, (*side.at, *range(n, len(full))))
         sources.append(source)
         columns.append(move(CHANNELS, source.ids, (order, spread)))
-    _, rows = channels.distinct(columns, 2)
-    name = builder.junction("product", rows, sources, builder.where(eqn))
-    builder.connect_identity(name, IDENTITY)
+    numbers, rows = channels.distinct(columns, 2)
+    return builder.junction("product", rows, sources, builder.where(eqn)), numbers
 
 
 def _convolve(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
@@ -152,7 +187,7 @@ def _convolve(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequ
     if not isinstance(value, Traced) or not isinstance(kernel, FromParams):
         return builder.barrier(eqn, values, "the kernel depends on the data")
     dims, groups = params["dimension_numbers"], params["feature_group_count"]
-    (_, feature, *spatial), (out, into, *window) = dims.lhs_spec, dims.rhs_spec
+    _, feature, *spatial = dims.lhs_spec
     features, outputs = value.shape[feature], shape[dims.out_spec[1]]
     if kernel.is_constant and value.is_constant(spatial) and groups == features:  # a fixed blur
         repeated = np.repeat(np.arange(features), outputs // features)
@@ -164,40 +199,85 @@ def _convolve(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequ
             Broadcast(shape, tuple(range(len(shape)))),
         )
         return [moved(value, movement, shape)]
-    view, layer = _kernel(builder, kernel), None
-    if view is not None and params["batch_group_count"] == 1:
-        strides = max(params["window_strides"], default=1)
-        layer = layer_of(builder, view, [window, (into,), (), (out,)], strides, groups)
-    if layer is None:
-        return _unread(builder, eqn, values, kernel)
-    if max(params["rhs_dilation"], default=1) > 1 or len(set(params["window_strides"])) > 1:
-        builder.layers[layer] = replace(builder.layers[layer], strides=0)
-    enter(builder, value, channels.numbered(value.shape, [feature], [features]), layer)
-    return [output(layer, channels.numbered(shape, [dims.out_spec[1]], [outputs]))]
+    return [convolved(builder, eqn, value, kernel, shape)]
 
 
 def _gather(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
-    """A lookup in a table of parameters is a layer that reads one-hot inputs."""
     table, index = values
     if not isinstance(table, FromParams) or not isinstance(index, Traced):
         return MOVEMENTS["gather"](builder, eqn, values)
     dims, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    looked = tuple(dims.collapsed_slice_dims)
-    rest = _others(len(table.shape), looked)
-    whole = all(sizes[axis] == table.shape[axis] for axis in rest) and looked
-    view = _kernel(builder, table)
-    if view is None or not whole or dims.operand_batching_dims:
+    if dims.operand_batching_dims:
         return builder.barrier(eqn, values, "parameters are taken by an index from the data")
+    shown = _others(len(table.shape), dims.collapsed_slice_dims)
+    return _look_up(builder, eqn, values, sizes, dict(zip(shown, dims.offset_dims, strict=True)))
+
+
+def _dynamic_slice(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
+    table = values[0]
+    if not isinstance(table, FromParams) or not traced(values[1:]):
+        return MOVEMENTS["dynamic_slice"](builder, eqn, values)
+    at = {axis: axis for axis in range(len(table.shape))}
+    return _look_up(builder, eqn, values, eqn.params["slice_sizes"], at)
+
+
+def _look_up(
+    builder: GraphBuilder, eqn: JaxprEqn, values: list[Value], sizes: Sequence[int],
+    at: Mapping[int, int],
+) -> Sequence[Value]:  # fmt: skip
+    """A lookup in a table of parameters is a layer that reads one-hot inputs.
+
+    Args:
+      builder, eqn, values: the equation; its first value is the table.
+      sizes: of what is taken, along the axes of the table.
+      at: where these are in the result.
+    """
+    table = values[0]
+    assert isinstance(table, FromParams)
+    count = len(table.shape)
+    looked = [i for i in range(count) if sizes[i] != table.shape[i] or i not in at]
+    rest = _others(count, looked)
+    made = table.made
+    view = made.view if isinstance(made, Entries) and made.view.leaf in builder.kernels else None
+    if view is None or not looked or any(sizes[axis] != 1 for axis in looked):
+        return builder.barrier(eqn, values, "parameters are taken by an index from the data")
+    if sum(table.shape[axis] > 1 for axis in rest) > 1:  # an entry is a matrix: no row of a table
+        return builder.barrier(eqn, values, "the data choose one of several kernels")
     layer = layer_of(builder, view, [(), looked, (), rest])
     if layer is None:
         return builder.barrier(eqn, values, "the table is not a part of one parameter")
-    builder.consume(index, layer)
+    for index in traced(values):
+        builder.consume(index, layer)
     builder.readings.append(Reading(layer, None))
-    return [output(layer, numbered(view, rest, dims.offset_dims, out_shape(eqn)))]
+    places = [at[axis] for axis in rest]
+    return [output(layer, numbered(view, rest, places, out_shape(eqn)))]
+
+
+def _ragged_dot(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
+    """A kernel for each group of rows, of sizes that the data say: each row meets one of them."""
+    value, kernel, numbers = values[0], values[1], eqn.params["ragged_dot_dimension_numbers"]
+    contract, batch = numbers.dot_dimension_numbers
+    groups = tuple(numbers.rhs_group_dimensions)
+    if not isinstance(value, Traced) or not isinstance(kernel, FromParams) or len(groups) != 1:
+        return builder.barrier(eqn, values, "its groups are not those of a kernel")
+    (group,), found = groups, list[Traced]()
+    shape = tuple(size for axis, size in enumerate(kernel.shape) if axis != group)
+    contract_two, batch_two = (
+        tuple(axis - (axis > group) for axis in axes) for axes in (contract[1], batch[1])
+    )
+    own = ((tuple(contract[0]), contract_two), (tuple(batch[0]), batch_two))
+    for place in range(kernel.shape[group]):
+        movement = (*piece(kernel.shape, group, place, place + 1), Reshape(shape))
+        sides = _sides(own, [value, moved(kernel, movement, shape)])
+        one, two = (Labelled(side.value, side.labels) for side in sides)
+        found.append(contracted(builder, eqn, one, two, _result_labels(sides), is_input=False))
+    return [total(builder, eqn, found)]
 
 
 CONTRACTING: dict[str, Rule] = {
     "dot_general": _dot,
     "conv_general_dilated": _convolve,
     "gather": _gather,
+    "dynamic_slice": _dynamic_slice,
+    "ragged_dot_general": _ragged_dot,
 }

@@ -55,10 +55,19 @@ def parts_of(eqn: JaxprEqn, values: Sequence[V]) -> tuple[list[V], list[V], list
 
 
 def goes_over_layers(eqn: JaxprEqn, values: Sequence[Value]) -> bool:
-    """Return whether a scan goes over parameters."""
-    return any(
-        isinstance(value, FromParams) and not value.is_constant
-        for value in parts_of(eqn, values)[2]
+    """Return whether a scan goes over parameters, or counts through those that it holds."""
+    consts, carry, over = parts_of(eqn, values)
+    if over:
+        return any(isinstance(value, FromParams) and not value.is_constant for value in over)
+    counts = any(
+        isinstance(value, FromParams) and value.compute is not None and not value.shape
+        for value in carry
+    )
+    length = eqn.params["length"]
+    return counts and any(
+        isinstance(value, FromParams) and len(value.shape) > 2 and value.shape[0] == length
+        for value in consts
+        if not (isinstance(value, FromParams) and value.is_constant)
     )
 
 

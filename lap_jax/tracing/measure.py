@@ -71,7 +71,8 @@ def measure(
       key: PRNG key of z.
 
     Returns:
-      By layer name, float32. Layers inside of a loop over time, or of a branch, are left out.
+      By layer name, float32. Layers inside of a loop over time, or of a branch, are left out, and
+      so are the outputs of those that share a contraction, or whose kernel parameters scale.
       Derivatives are those of the model, custom ones too; but where a layer is read inside of a
       `jax.custom_jvp` or `jax.custom_vjp`, they are of what that computes.
 
@@ -223,8 +224,10 @@ def _pair_interpreter(builder: GraphBuilder, tape: _Tape) -> Interpreter:
                 (x,) = (value.array for value in values if isinstance(value.seen, Traced))
                 size = builder.layers[reading.layer].in_size
                 tape.note(reading.layer, *_energies(x, reading.rows, size))
-            (source,) = found[0].seen.sources
-            found[0] = found[0]._replace(array=tape.tap(reading.layer, source.ids, found[0].array))
+            sources = [source for source in found[0].seen.sources if source.node == reading.layer]
+            if len(builder.readings) == len(sources) == len(found[0].seen.sources) == 1:
+                tapped = tape.tap(reading.layer, sources[0].ids, found[0].array)
+                found[0] = found[0]._replace(array=tapped)
         return found
 
     def call(eqn: JaxprEqn, values: list[_Pair], run: Run) -> Sequence[_Pair]:

@@ -177,6 +177,21 @@ def step_of(shape: Sequence[int], step: int) -> Movement:
 # ---------------------------------------------------------------- shapes
 
 
+def step_shape(shape: Sequence[int], step: Step) -> tuple[int, ...]:
+    """Return the shape of a value behind a step."""
+    match step:
+        case Transpose():
+            return tuple(shape[axis] for axis in step.order)
+        case Cut():
+            return tuple(len(range(*part)) for part in zip(*step, strict=True))
+        case Take():
+            return tuple(
+                len(step.places) if axis == step.axis else size for axis, size in enumerate(shape)
+            )
+        case _:
+            return step.shape
+
+
 def along(values: np.ndarray, axis: int, ndim: int) -> np.ndarray:
     """Return a vector as an array of ``ndim`` axes, along one of them."""
     return values.reshape([-1 if i == axis else 1 for i in range(ndim)])

@@ -28,7 +28,16 @@ from lap_jax.tracing.movements import (
     spread,
 )
 from lap_jax.tracing.parameters import LARGEST, ParameterRule
-from lap_jax.tracing.values import FromParams, Traced, Value, breaks_of, joined, moved, opaque
+from lap_jax.tracing.values import (
+    FromParams,
+    Traced,
+    Value,
+    breaks_of,
+    joined,
+    moved,
+    opaque,
+    stacked,
+)
 
 Computes: TypeAlias = Sequence[Callable[[], Any] | None]
 """How to compute what goes into an equation; None where that depends on data or is too large."""
@@ -85,6 +94,14 @@ def _split(eqn: JaxprEqn, computes: Computes) -> list[Movement]:
         found.append(piece(_in_shape(eqn), axis, start, start + size))
         start += size
     return found
+
+
+def _unstack(eqn: JaxprEqn, computes: Computes) -> list[Movement]:
+    shape, axis = _in_shape(eqn), eqn.params["axis"]
+    return [
+        (*piece(shape, axis, place, place + 1), Reshape(own))
+        for place, own in enumerate(out_shapes(eqn))
+    ]
 
 
 def _pad(eqn: JaxprEqn, computes: Computes) -> list[Movement]:
@@ -162,6 +179,7 @@ MOVING: dict[str, Callable[[JaxprEqn, Computes], list[Movement] | None]] = {
     "tile": _tile,
     "slice": _slice,
     "split": _split,
+    "unstack": _unstack,
     "pad": _pad,
     "dynamic_slice": _dynamic_slice,
     "gather": _gather,
@@ -236,6 +254,10 @@ def _concatenate(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> S
     return [joined(values, eqn.params["dimension"])]
 
 
+def _stack(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
+    return [stacked(values, eqn.params["axis"])]
+
+
 def _update(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
     """`dynamic_update_slice`, such as a cache's: what is written, where channels do not change."""
     operand, update, shape = values[0], values[1], values[0].shape
@@ -248,9 +270,46 @@ def _update(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequen
     return [either(builder, eqn, [operand, grown])]
 
 
+def _scatter(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
+    """What is written or added at places, such as messages at nodes, where channels stay whole."""
+    operand, index, update = values[:3]
+    shape = operand.shape
+    if isinstance(update, FromParams):
+        if isinstance(operand, Traced):
+            return [operand]
+        if operand.is_constant and update.is_constant:  # a count, which passes no channel on
+            return [Traced(shape, breaks=breaks_of([index]))]
+        return builder.barrier(eqn, values, "it writes parameters at an index from the data")
+    dims = eqn.params["dimension_numbers"]
+    taken = {*dims.inserted_window_dims, *dims.operand_batching_dims}
+    kept = [axis for axis in range(len(shape)) if axis not in taken]
+    window = list(dims.update_window_dims)
+    gone = [axis for axis in range(len(update.shape)) if axis not in window]
+    partial = [
+        axis for axis, at in zip(window, kept, strict=True) if update.shape[axis] != shape[at]
+    ]
+    if not update.is_constant([*gone, *partial]):
+        return builder.barrier(eqn, values, "it writes into some of the channels")
+    thin = first(update.shape, [*gone, *partial])
+    sizes = tuple(thin.stop[axis] for axis in window)
+    movement: Movement = (
+        thin,
+        Transpose((*window, *gone)),
+        Reshape(sizes),
+        Broadcast(shape, tuple(kept)),
+    )
+    grown = moved(update, movement, shape)
+    found = either(builder, eqn, [operand, grown])
+    assert isinstance(found, Traced)
+    return [found._replace(breaks=found.breaks | breaks_of([index]))]
+
+
+SCATTERING = ("scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max")
 MOVEMENTS: dict[str, Rule] = {
+    **dict.fromkeys(SCATTERING, _scatter),
     **dict.fromkeys(MOVING, _move),
     "concatenate": _concatenate,
+    "stack": _stack,
     "dynamic_update_slice": _update,
 }
 MOVEMENTS_OF_PARAMETERS: dict[str, ParameterRule] = dict.fromkeys(MOVING, _move_parameters)

@@ -113,10 +113,12 @@ def _raise(eqn: JaxprEqn, values: list[FromParams]) -> Sequence[Value]:
 
 def _keep(eqn: JaxprEqn, values: list[FromParams]) -> Sequence[Value]:
     """Another dtype or place of the same numbers, up to their sign and a rounding."""
-    shapes = out_shapes(eqn)
-    if not all(jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in eqn.outvars):  # type: ignore[attr-defined]
-        return [opaque(values, shape) for shape in shapes]
-    return [fit(value, shape) for value, shape in zip(values, shapes, strict=True)]
+    return [
+        fit(value, shape)
+        if value.is_constant or jnp.issubdtype(var.aval.dtype, jnp.inexact)  # type: ignore[attr-defined]
+        else opaque([value], shape)._replace(how=value.made)
+        for value, shape, var in zip(values, out_shapes(eqn), eqn.outvars, strict=True)
+    ]
 
 
 OF_PARAMETERS: dict[str, ParameterRule] = {

@@ -10,20 +10,31 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from lap_jax.tracing.arithmetic import ARITHMETIC, Rule
+from lap_jax.tracing import channels
+from lap_jax.tracing.arithmetic import ARITHMETIC, COMPARISON, ELEMENTWISE, Rule
 from lap_jax.tracing.builder import GraphBuilder
 from lap_jax.tracing.contracting import CONTRACTING
 from lap_jax.tracing.interpreter import Interpreter, Run, out_shapes
 from lap_jax.tracing.looping import branch, loop
+from lap_jax.tracing.making import MAKING, entrywise
 from lap_jax.tracing.moving import MOVEMENTS, MOVEMENTS_OF_PARAMETERS
 from lap_jax.tracing.parameters import OF_PARAMETERS, ParameterRule, constants
 from lap_jax.tracing.reducing import REDUCING
-from lap_jax.tracing.values import FromParams, Value, opaque
+from lap_jax.tracing.values import FromParams, Traced, Value, opaque, traced
 
 RULES: dict[str, Rule] = {**ARITHMETIC, **MOVEMENTS, **REDUCING, **CONTRACTING}
 """What becomes of activations; what is not here keeps no channels apart."""
-PARAMETER_RULES: dict[str, ParameterRule] = {**OF_PARAMETERS, **MOVEMENTS_OF_PARAMETERS}
+PARAMETER_RULES: dict[str, ParameterRule] = {
+    **dict.fromkeys(ELEMENTWISE | COMPARISON, entrywise),
+    **OF_PARAMETERS,
+    **MOVEMENTS_OF_PARAMETERS,
+    **MAKING,
+}
 """What becomes of parameters alone; what is not here gives no product of their powers."""
+
+_BESIDE = frozenset(
+    ("add", "sub", "add_any", "concatenate", "stack", "select_n", "pad", "dynamic_update_slice")
+)  # fmt: skip
 
 
 def graph_interpreter(builder: GraphBuilder) -> Interpreter:
@@ -53,10 +64,57 @@ def _equation(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequ
     known = [value for value in values if isinstance(value, FromParams)]
     if len(known) < len(values):
         if name in RULES:
-            return RULES[name](builder, eqn, values)
+            found = RULES[name](builder, eqn, values)
+            _leave(builder, eqn, values)
+            return found
         return builder.barrier(eqn, values, f"{name} is not known to keep channels apart")
     if all(value.is_constant for value in known):
         return constants(eqn, known)
     if name in PARAMETER_RULES:
         return PARAMETER_RULES[name](eqn, known)
     return [opaque(known, shape) for shape in out_shapes(eqn)]
+
+
+def _leave(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> None:
+    """Record what an equation makes of parameters that meet activations, and are no layers."""
+    name, line = eqn.primitive.name, builder.where(eqn)
+    for value in values:
+        if not isinstance(value, FromParams) or not value.leaves:
+            continue
+        if name in ("mul", "div"):
+            builder.leave(value.leaves, "it multiplies channels", line, _is_matrix(value))
+        elif name in _BESIDE:
+            by_position = any(_by_position(value, other) for other in traced(values))
+            why = "it is a bias: an activation is added to it, or put beside it or in its place"
+            if value.powers is None:
+                why = "what is made of it alone is added to activations, or put beside them"
+            elif by_position:
+                why = "it is added to activations by their position, which no data choose"
+            builder.leave(value.leaves, why, line, value.powers is None or by_position)
+        else:
+            new = value.leaves - set(builder.left)
+            builder.leave(new, f"{name} brings it together with activations", line)
+
+
+def _is_matrix(value: FromParams) -> bool:
+    """Return whether parameters change along more than one axis, as far as is known."""
+    if value.powers is None:
+        return True
+    return any(
+        sum(size > 1 and by != 0 for size, by in zip(view.shape, view.strides, strict=True)) > 1
+        for view in (power.view for power in value.powers)
+    )
+
+
+def _by_position(value: FromParams, other: Traced) -> bool:
+    """Return whether parameters change along an axis on which an activation keeps its channels."""
+    axes = {
+        axis
+        for power in value.powers or ()
+        for axis, (size, by) in enumerate(zip(power.view.shape, power.view.strides, strict=True))
+        if size > 1 and by and size == other.shape[axis]
+    }
+    ids = [source.ids for source in other.sources]
+    if not ids:  # whatever its channels are, they come last
+        axes.discard(len(other.shape) - 1)
+    return any(all(channels.at_most_one(each, axis) for each in ids) for axis in axes)

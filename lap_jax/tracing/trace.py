@@ -26,11 +26,18 @@ def trace(apply_fn: Any, variables: Any, *inputs: Any, **static: Any) -> Graph:
     The model is traced to a jaxpr, which is followed with channel numbers in place of data: nothing
     is computed. Residual sums, gates and the scales of norms become junctions. What cannot be read
     is a barrier: lookahead stops there, with a factor of one, and `Graph.barriers` tells where and
-    for which layers.
+    for which layers. A leaf of two axes or more is a layer, or is listed with the reason in
+    `Graph.unread`: a bias or a scale, a table whose entries no data choose, such as positions, or
+    a kernel that could not be read.
 
     A kernel that is read several times in one way is one layer, with the neighbours of all reads;
     one that is read in several ways (an embedding that is also the head) is a layer a way, and its
     scores are added in squares. Stacked kernels, which a ``scan`` goes through, are a layer each.
+
+    A kernel that the model makes of a leaf entry by entry (cast, standardised, normed, quantised,
+    masked, turned) is that leaf, with parameters that scale its channels as factors; what else
+    scales it is told in `Graph.notes`. Kernels side by side in one contraction are a layer each, a
+    sum of kernels is a sum of layers (LoRA), a product of two is two in a row (low rank).
 
     Taken as approximations, and not reported: slopes of activations and statistics of a norm count
     as constants; the same channel at several positions (pixels, tokens) is one; factors that change
@@ -91,6 +98,9 @@ def model_program(
         {path: tuple(leaf.shape) for path, leaf in leaves.items()},
         frozenset(path for path, leaf in leaves.items() if float_kernel(leaf)),
     )
+    for path, leaf in leaves.items():
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and path not in builder.kernels:
+            builder.leave([path], f"kernels of {leaf.dtype} are not pruned")
     values: list[Value] = [
         FromParams(tuple(leaf.shape), (Power(whole(path, leaf.shape)),))
         for path, leaf in leaves.items()

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from lap_jax.tracing import channels
+from lap_jax.tracing import channels, views
 from lap_jax.tracing.channels import CHANNELS
-from lap_jax.tracing.movements import Broadcast, Movement, Reshape, array_moves, move
+from lap_jax.tracing.movements import (
+    Broadcast,
+    Cut,
+    Movement,
+    Reshape,
+    Step,
+    Take,
+    Transpose,
+    array_moves,
+    common_groups,
+    move,
+    step_shape,
+)
 from lap_jax.tracing.views import VIEWS, View
 
 
@@ -21,6 +34,51 @@ class Power(NamedTuple):
     shift: float = 0.0
 
 
+class Entries(NamedTuple):
+    """A leaf entry by entry: each is made of the leaf's own, and of what the leaf is as a whole.
+
+    Attributes:
+      view: of the leaf.
+      gain: other parameters that multiply it.
+      exact: whether all that scales it is in the gain, but for a constant.
+    """
+
+    view: View
+    gain: tuple[Power, ...] = ()
+    exact: bool = True
+
+
+class Joined(NamedTuple):
+    """Values side by side along an axis."""
+
+    parts: tuple[FromParams, ...]
+    axis: int
+
+
+class Sum(NamedTuple):
+    """The sum of values of one shape."""
+
+    terms: tuple[FromParams, ...]
+
+
+class Product(NamedTuple):
+    """Two values, contracted with each other.
+
+    Attributes:
+      sides: the values; what is contracted are the last axes of both.
+      gone: how many these are.
+      free: for each axis of the result, its side, and the axis there.
+    """
+
+    sides: tuple[FromParams, FromParams]
+    gone: int
+    free: tuple[tuple[int, int], ...]
+
+
+Made: TypeAlias = Entries | Joined | Sum | Product
+"""How a value is made of leaves that can be kernels."""
+
+
 class FromParams(NamedTuple):
     """A value that does not depend on the network's input.
 
@@ -30,6 +88,7 @@ class FromParams(NamedTuple):
       scale: a number.
       compute: gives the value of a constant, which no parameter is part of.
       others: paths of the parameters, where ``powers`` do not tell them.
+      how: how it is made of leaves, where ``powers`` do not tell that; None if in no known way.
     """
 
     shape: tuple[int, ...]
@@ -37,6 +96,7 @@ class FromParams(NamedTuple):
     scale: float = 1.0
     compute: Callable[[], Any] | None = None
     others: frozenset[str] = frozenset()
+    how: Made | None = None
 
     @property
     def kernel(self) -> View | None:
@@ -44,6 +104,21 @@ class FromParams(NamedTuple):
         if self.powers and len(self.powers) == 1 and self.powers[0][1:] == (1.0, 0.0):
             return self.powers[0].view
         return None
+
+    @property
+    def made(self) -> Made | None:
+        """How it is made of leaves that can be kernels; None if in no known way.
+
+        Of a product of powers, it is the one that changes along the most axes, entry by entry.
+        """
+        if not self.powers:
+            return self.how
+        sizes = [views.size(power.view) for power in self.powers]
+        most = {
+            power.view for size, power in zip(sizes, self.powers, strict=True) if size == max(sizes)
+        }
+        gain = (power for size, power in zip(sizes, self.powers, strict=True) if size < max(sizes))
+        return Entries(most.pop(), tuple(gain)) if len(most) == 1 else None
 
     @property
     def is_constant(self) -> bool:
@@ -153,7 +228,8 @@ def moved(value: Value, movement: Movement, shape: Sequence[int]) -> Value:
             gain=_moved_powers(value.gain, movement),
         )
     if value.powers is None:
-        return value._replace(shape=shape)
+        how = _moved_made(value, movement)
+        return FromParams(shape, None, value.scale, others=value.leaves, how=how)
     if value.is_constant:
         compute = value.compute
         if compute is None:
@@ -165,6 +241,146 @@ def moved(value: Value, movement: Movement, shape: Sequence[int]) -> Value:
     if len(powers) < len(value.powers):
         return opaque([value], shape)
     return FromParams(shape, powers, value.scale)
+
+
+def _moved_made(value: FromParams, movement: Movement) -> Made | None:
+    """Return how a value is made once it has moved; None if that is not told."""
+    made, shape = value.how, value.shape
+    for step in movement:
+        if made is None:
+            break
+        after = step_shape(shape, step)
+        match made:
+            case Entries():
+                view = move(VIEWS, made.view, (step,))
+                gain = _moved_powers(made.gain, (step,))
+                exact = made.exact and len(gain) == len(made.gain)
+                made = None if view is None else Entries(view, gain, exact)
+            case Sum():
+                made = Sum(tuple(_part(term, step, after) for term in made.terms))
+            case Joined():
+                made = _moved_joined(made, shape, step)
+            case Product():
+                made = _moved_product(made, shape, step)
+        shape = after
+    return made
+
+
+def _part(value: FromParams, step: Step, shape: Sequence[int]) -> FromParams:
+    found = moved(value, (step,), shape)
+    assert isinstance(found, FromParams)
+    return found
+
+
+def _moved_joined(made: Joined, shape: Sequence[int], step: Step) -> Made | None:
+    """Return how values side by side are made once they have moved as one."""
+    axis, after, sizes = (
+        made.axis,
+        step_shape(shape, step),
+        [p.shape[made.axis] for p in made.parts],
+    )
+    match step:
+        case Transpose():
+            at = step.order.index(axis)
+        case Broadcast():
+            at = step.axes[axis]
+        case Reshape():
+            old, new = next(group for group in common_groups(shape, after) if axis in group[0])
+            at = next((i for i in new if after[i] > 1), -1)
+            inner = math.prod(shape[i] for i in old if i > axis)
+            each = math.prod(after[i] for i in new if i > at)
+            sizes = [size * inner for size in sizes]
+            if at < 0 or any(shape[i] > 1 for i in old if i < axis) or any(s % each for s in sizes):
+                return None
+            sizes = [size // each for size in sizes]
+        case Cut() if step.start[axis] or step.stop[axis] != shape[axis] or step.step[axis] != 1:
+            return _cut_joined(made, step)
+        case Take() if step.axis == axis:
+            return None
+        case _:
+            at = axis
+    parts = []
+    for part, size in zip(made.parts, sizes, strict=True):
+        own = tuple(size if i == at else n for i, n in enumerate(after))
+        match step:
+            case Broadcast():
+                parts.append(_part(part, step._replace(shape=own), own))
+            case Reshape():
+                parts.append(_part(part, Reshape(own), own))
+            case Cut():
+                stop = tuple(part.shape[i] if i == axis else n for i, n in enumerate(step.stop))
+                parts.append(_part(part, step._replace(stop=stop), own))
+            case _:
+                parts.append(_part(part, step, own))
+    return Joined(tuple(parts), at)
+
+
+def _cut_joined(made: Joined, step: Cut) -> Made | None:
+    """Cut values side by side along the axis of these."""
+    axis, begin, found = made.axis, 0, []
+    if step.step[axis] != 1:
+        return None
+    for part in made.parts:
+        size = part.shape[axis]
+        start, stop = (min(max(at[axis] - begin, 0), size) for at in (step.start, step.stop))
+        begin += size
+        if start < stop:
+            starts, stops = list(step.start), list(step.stop)
+            starts[axis], stops[axis] = start, stop
+            own = Cut(tuple(starts), tuple(stops), step.step)
+            found.append(_part(part, own, step_shape(part.shape, own)))
+    return found[0].made if len(found) == 1 else Joined(tuple(found), axis)
+
+
+def _moved_product(made: Product, shape: Sequence[int], step: Step) -> Product | None:
+    """Return how a product is made once it has moved; the sides do that in its place."""
+    if isinstance(step, Transpose):
+        return made._replace(free=tuple(made.free[axis] for axis in step.order))
+    # Free axes in the order of the result: then what becomes of them is the step's own.
+    ordered = []
+    for place, side in enumerate(made.sides):
+        own = [axis for where, axis in made.free if where == place]
+        order = Transpose((*own, *range(len(own), len(side.shape))))
+        ordered.append(_part(side, order, step_shape(side.shape, order)))
+    belongs = [where for where, _ in made.free]
+    sizes: list[list[int]] = [[], []]
+    steps: list[list[int]] = [[], []]
+    free: list[tuple[int, int]] = []
+    moves: list[Step] = []
+    match step:
+        case Reshape():
+            for old, new in common_groups(shape, step.shape):
+                owners = {belongs[axis] for axis in old if shape[axis] > 1} or {0}
+                if len(owners) > 1:
+                    return None
+                (owner,) = owners
+                for axis in new:
+                    free.append((owner, len(sizes[owner])))
+                    sizes[owner].append(step.shape[axis])
+            moves += [
+                Reshape((*own, *side.shape[len(side.shape) - made.gone :]))
+                for own, side in zip(sizes, ordered, strict=True)
+            ]
+        case Cut():
+            for axis, where in enumerate(belongs):
+                free.append((where, len(steps[where])))
+                steps[where].append(axis)
+            for own, side in zip(steps, ordered, strict=True):
+                gone = side.shape[len(side.shape) - made.gone :]
+                moves.append(
+                    Cut(
+                        (*(step.start[axis] for axis in own), *(0 for _ in gone)),
+                        (*(step.stop[axis] for axis in own), *gone),
+                        (*(step.step[axis] for axis in own), *(1 for _ in gone)),
+                    )
+                )
+        case _:
+            return None
+    one, two = (
+        _part(side, own, step_shape(side.shape, own))
+        for side, own in zip(ordered, moves, strict=True)
+    )
+    return Product((one, two), made.gone, tuple(free))
 
 
 def _moved_powers(powers: Sequence[Power], movement: Movement) -> tuple[Power, ...]:
@@ -188,7 +404,9 @@ def joined(values: Sequence[Value], axis: int) -> Value:
     shape = list(values[0].shape)
     shape[axis] = sum(value.shape[axis] for value in values)
     if not traced(values):
-        return opaque(values, shape)
+        made = [value for value in values if isinstance(value, FromParams) and value.made]
+        how = Joined(tuple(made), axis) if len(made) == len(values) else None
+        return opaque(values, shape)._replace(how=how)
     kinds: dict[tuple[Any, ...], None] = {}
     for activation in traced(values):
         kinds |= dict.fromkeys(_kind(source) for source in activation.sources)
@@ -214,7 +432,8 @@ def _kind(source: Source) -> tuple[Any, ...]:
     return source.node, source.scale, source.linear, source.pool
 
 
-def stacked(values: Sequence[Value]) -> Value:
-    """Put values along a new first axis."""
-    shape = (1, *values[0].shape)
-    return joined([moved(value, (Reshape(shape),), shape) for value in values], 0)
+def stacked(values: Sequence[Value], axis: int = 0) -> Value:
+    """Put values along a new axis."""
+    old = values[0].shape
+    shape = (*old[:axis], 1, *old[axis:])
+    return joined([moved(value, (Reshape(shape),), shape) for value in values], axis)

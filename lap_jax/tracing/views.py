@@ -42,6 +42,22 @@ def entries(view: View, axes: Sequence[int]) -> np.ndarray:
     return found
 
 
+def size(view: View) -> int:
+    """Return how many places have an entry of their own: none does along axes that repeat."""
+    pairs = zip(view.shape, view.strides, strict=True)
+    return math.prod(size for size, by in pairs if by or size == 0)
+
+
+def unturned(view: View, axes: Sequence[int]) -> View:
+    """Return the view with those of the axes that run backwards turned round."""
+    strides, offset = list(view.strides), view.offset
+    for axis in axes:
+        if strides[axis] < 0:
+            offset += (view.shape[axis] - 1) * strides[axis]
+            strides[axis] = -strides[axis]
+    return view._replace(strides=tuple(strides), offset=offset)
+
+
 def transpose(view: View, order: Sequence[int]) -> View:
     """Return the view with its axes in another order."""
     return view._replace(

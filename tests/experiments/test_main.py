@@ -15,21 +15,21 @@ from experiments.trial import Trial
 ROOT = Path(__file__).parents[2]
 
 
-def made_up(trial, error):
+def made_up(trial: Trial, error: float) -> Result:
     steps = enumerate((0.02, 0.5, error), -1)
     return Result(
         trial, 0.06, None, (), tuple(Evaluation(i, 0.0, 0.1, e, 0.2) for i, e in steps), 1
     )
 
 
-def command(*arguments):
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "experiments", *map(str, arguments)],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 
-def test_run_show_and_plot_on_digits(tmp_path, capsys):
+def test_run_show_and_plot_on_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     flags = [
         *("run", "--model", "linear", "--methods", "MP", "LAP", "--taus", "4", "7"),
@@ -45,7 +45,7 @@ def test_run_show_and_plot_on_digits(tmp_path, capsys):
     table = (out / "table.md").read_text()
     assert table in first.stdout
 
-    def said(*arguments):
+    def said(*arguments: object) -> str:
         assert main(list(map(str, arguments))) == 0
         return capsys.readouterr().out
 
@@ -101,7 +101,13 @@ def test_run_show_and_plot_on_digits(tmp_path, capsys):
         ),
     ],
 )
-def test_bad_input_gets_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+def test_bad_input_gets_one_line(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     error = capsys.readouterr().err
@@ -110,7 +116,9 @@ def test_bad_input_gets_one_line(arguments, message, capsys, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_two_settings_shows_and_draws_both(capsys, tmp_path):
+def test_a_folder_of_two_settings_shows_and_draws_both(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     for steps, error in ((5, 0.1), (7, 0.9)):
         trial = Trial("fcn", "relu", "digits", "MP", 4, 0, steps, 5, 60, 1e-3)
         Store(tmp_path).add([made_up(trial, error)])
@@ -126,7 +134,9 @@ def test_a_folder_of_two_settings_shows_and_draws_both(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["run", "show", "plot"])
-def test_a_file_that_holds_no_results_is_left_alone(command, capsys, tmp_path):
+def test_a_file_that_holds_no_results_is_left_alone(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     file = tmp_path / "results.sqlite"
     file.write_bytes(b"something else entirely " * 100)
     arguments = ["run", "--out", str(tmp_path)] if command == "run" else [command, str(tmp_path)]
@@ -135,7 +145,9 @@ def test_a_file_that_holds_no_results_is_left_alone(command, capsys, tmp_path):
     assert file.read_bytes() == b"something else entirely " * 100
 
 
-def test_results_of_another_version_say_so(capsys, tmp_path):
+def test_results_of_another_version_say_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     trial = Trial("fcn", "relu", "digits", "MP", 4, 0, 5, 5, 60, 1e-3)
     Store(tmp_path).add([made_up(trial, 0.1)])
     with closing(sqlite3.connect(tmp_path / "results.sqlite")) as connection, connection:
@@ -144,19 +156,23 @@ def test_results_of_another_version_say_so(capsys, tmp_path):
     assert "another version" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_made(capsys, tmp_path):
+def test_a_folder_that_cannot_be_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert main(["run", "--out", str(tmp_path / "file" / "run")]) == 2
     assert "name another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("moment", [0.0, 4.0])
-def test_an_interrupted_process_exits_with_the_status_of_sigint(tmp_path, moment):
+def test_an_interrupted_process_exits_with_the_status_of_sigint(
+    tmp_path: Path, moment: float
+) -> None:
     """XLA computes on threads of its own: taken down in the middle, the process would crash."""
-    run = [sys.executable, "-u", "-m", "experiments", "run", "--methods", "MP", "--out", tmp_path]
+    flags = ["--methods", "MP", "--out", str(tmp_path)]
     with subprocess.Popen(
-        run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        [sys.executable, "-u", "-m", "experiments", "run", *flags],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
         assert "to do" in process.stdout.readline()
         time.sleep(moment)
         process.send_signal(signal.SIGINT)

@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nbclient
 import nbformat
@@ -7,11 +8,11 @@ import nbformat
 NOTEBOOK = Path(__file__).parents[2] / "experiments" / "notebooks" / "quickstart.ipynb"
 
 
-def printed(cell):
+def printed(cell: Any) -> str:
     return "".join(out.text for out in cell.get("outputs", []) if out.output_type == "stream")
 
 
-def test_the_quickstart_runs_from_top_to_bottom(tmp_path):
+def test_the_quickstart_runs_from_top_to_bottom(tmp_path: Path) -> None:
     notebook = nbformat.read(shutil.copy(NOTEBOOK, tmp_path), as_version=4)
     folder = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=600, resources=folder).execute()
@@ -29,7 +30,7 @@ def test_the_quickstart_runs_from_top_to_bottom(tmp_path):
     )  # fmt: skip
 
 
-def test_the_committed_outputs_are_of_a_whole_run_and_name_no_machine():
+def test_the_committed_outputs_are_of_a_whole_run_and_name_no_machine() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))

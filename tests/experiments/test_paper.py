@@ -6,10 +6,10 @@ import pytest
 
 import lap_jax
 from experiments.networks import PAPER_MODELS
-from experiments.paper import TABLES, table_for
+from experiments.paper import TABLES, Table, table_for
 
 
-def test_every_row_has_a_cell_per_column():
+def test_every_row_has_a_cell_per_column() -> None:
     for table in TABLES.values():
         assert len(table.kept) == len(table.taus)
         assert all(len(cells) == len(table.taus) for cells in table.errors.values())
@@ -17,7 +17,7 @@ def test_every_row_has_a_cell_per_column():
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_column_heads_follow_from_the_settings_of_the_model(table):
+def test_column_heads_follow_from_the_settings_of_the_model(table: Table) -> None:
     setting = PAPER_MODELS[table.model]
     module = setting.build(10, setting.activation)
     inputs = jnp.zeros((1, 28, 28, 1) if table.dataset == "mnist" else (1, 32, 32, 3))
@@ -32,7 +32,7 @@ def test_column_heads_follow_from_the_settings_of_the_model(table):
         assert 100 * remaining / total == pytest.approx(kept, abs=0.01)
 
 
-def test_gains_of_lap_are_the_published_ones():
+def test_gains_of_lap_are_the_published_ones() -> None:
     published = "-4.24 -10.61 -2.05 -1.08 -17.72 -66.15 -75.68"  # Table 1, row LAP
     table = TABLES["Table 1"]
     for (lap, _), (mp, _), gain in zip(
@@ -42,7 +42,7 @@ def test_gains_of_lap_are_the_published_ones():
         assert 100 * (lap / mp - 1) == pytest.approx(float(gain), abs=1.0 / mp + 0.01)
 
 
-def test_only_the_relu_network_on_the_same_data_has_a_table():
+def test_only_the_relu_network_on_the_same_data_has_a_table() -> None:
     found = table_for("fcn", "relu", "mnist")
     assert found is not None
     assert found[0] == "Table 1"

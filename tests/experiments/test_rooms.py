@@ -1,4 +1,4 @@
-"""The rooms of the experiments: who may import whom, for types too, and how long a file is."""
+"""The rooms of the experiments: who imports whom, how long a file is, and which test is its own."""
 
 import ast
 from pathlib import Path
@@ -77,3 +77,29 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 @pytest.mark.parametrize("path", FILES, ids=map(module, FILES))
 def test_no_file_is_long(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LINES
+
+
+TESTS = Path(__file__).resolve().parent
+
+WHOLE = {"test_rooms.py", "test_notebook.py"}
+"""Tests of no module: of all of them, and of the notebook."""
+
+
+def file_of(path: Path) -> str | None:
+    """The test file of a module, of a folder for its ``__init__.py``; None: it holds no code."""
+    if path.name == "__init__.py":
+        _, *code = ast.parse(path.read_text()).body
+        if not code:
+            return None
+        name = path.parent.name
+    else:
+        name = path.stem.strip("_")
+    folder = path.relative_to(ROOT / "experiments").parent
+    return (folder / f"test_{name}.py").as_posix()
+
+
+def test_every_module_has_its_test_file_and_every_test_file_its_module() -> None:
+    wanted = {file_of(path) for path in FILES} - {None}
+    found = {path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")}
+    assert wanted - found == set()
+    assert found - wanted == WHOLE

@@ -1,6 +1,7 @@
 """Trials: their names outlast new fields, and their ways are read as they are written."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ TRIAL = Trial("fcn", "relu", "digits", "LAP", 4, 0, 100, 50, 60, 1.2e-3)
 def test_names_are_stable() -> None:
     assert TRIAL.name == "1ab76aea38f39dcd"
     names = {TRIAL.name, replace(TRIAL, tau=5).name}
-    others = {
+    others: dict[str, Any] = {
         "sparsity": 0.5, "graph": "traced", "horizon": "all", "lags": True, "measured": "input",
         "calibration": 8, "divisor": 2, "side": 8, "train_on": 9, "augment": False,
         "same_batches": True,

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -45,7 +46,7 @@ def test_unknown_path_with_the_nearest_names(wrong: str, nearest: str) -> None:
 
 
 def test_unknown_path_deep_in_the_tree() -> None:
-    with refused("'Dense_0'", "params/net/Dense_0"):
+    with refused("'Dense_0'", "nearest: 'net/Dense_0'"):
         chain({"params": {"net": net()}}, ["Dense_0"])
 
 
@@ -246,6 +247,12 @@ def test_leaves_of_factors_by_path() -> None:
 # ---------------------------------------------------------------- a graph of other parameters
 
 
+def in_a_row(params: Any, x: jax.Array) -> jax.Array:
+    for layer in params.values():
+        x = x @ layer["kernel"]
+    return x
+
+
 @pytest.mark.parametrize("way", ["as_graph", "shapes", "prune_in_training", "measure"])
 def test_a_graph_of_another_model(way: str) -> None:
     graph = chain(net(), NAMES)
@@ -260,8 +267,7 @@ def test_a_graph_of_another_model(way: str) -> None:
             case "prune_in_training":
                 return prune_in_training(optax.sgd(0.1), graph, [(0, 0.5)]).init(params)
             case "measure":
-                model = lambda p, x: x @ p["Dense_0"]["kernel"]  # noqa: E731
-                return measure(model, params, jnp.ones((2, 5)), graph=graph)
+                return measure(in_a_row, params, jnp.ones((2, 5)), graph=graph)
 
     call(net())
     with refused("'Dense_0'", "(5, 7)", "(5, 8)", "build the graph from these params"):

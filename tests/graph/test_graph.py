@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from lap_jax import Edge, Graph, Layer, Norm, chain
 from lap_jax.graph.drawing import svg
 from lap_jax.graph.layers import Barrier, Factor, Index, Junction
@@ -42,7 +44,8 @@ def test_it_prints_as_a_table() -> None:
     ]
 
 
-def test_junctions_barriers_and_details_are_shown() -> None:
+def test_junctions_barriers_and_details_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lap_jax.tables.MOST", 200)
     layers, junctions, barriers = str(residual().pin("b")).split("\n\n")
     rows = {line.split()[0]: line for line in layers.splitlines()[2:]}
     assert list(rows) == ["a", "b", "stack", "head"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,3 +73,44 @@ def test_the_graph_grows_with_the_blocks_not_their_square() -> None:
         params, model = residual(blocks)
         sizes.append(len(lap_jax.trace(model, params, jnp.ones((1, 5))).edges))
     assert sizes[2] - sizes[1] == 2 * (sizes[1] - sizes[0])
+
+
+def test_each_leaf_that_is_no_layer_has_a_reason() -> None:
+    params = kernels((5, 4), (4, 2), (4, 4), (3, 4), (2, 2), (4, 4))
+    params["table"] = {"embedding": jnp.ones((7, 4))}
+    params["low"] = {"kernel": jnp.ones((4, 4), jnp.float8_e4m3fn)}
+
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        h = x @ w(p, "a") + p["table"]["embedding"][: x.shape[0]]
+        h = h @ (jnp.cumsum(w(p, "c"), 0) + w(p, "f")) + w(p, "d")[0]
+        return h @ w(p, "b")
+
+    graph = lap_jax.trace(model, params, jnp.ones((3, 5)))
+    told = {each.path: each for each in graph.unread}
+    assert set(told) == {f"{name}/kernel" for name in "cdef"} | {"table/embedding", "low/kernel"}
+    assert "its kernel is" in told["c/kernel"].why
+    assert told["c/kernel"].shape == (4, 4)
+    assert "test_builder.py" in told["c/kernel"].where
+    assert "bias" in told["d/kernel"].why
+    assert "no data meets it" in told["e/kernel"].why
+    assert "float8" in told["low/kernel"].why
+    assert "by their position" in told["table/embedding"].why
+    assert [path for path, each in told.items() if not each.is_weight] == ["d/kernel"]
+    assert all(path in str(graph) for path in told)
+
+
+def test_kernels_that_the_data_scale_are_told() -> None:
+    """As StyleGAN2 does: each sample has its own kernel."""
+    params = kernels((5, 4), (4, 3), (3, 2))
+
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        style = x @ w(p, "a")
+        kernel = style[:, :, None] * w(p, "b")
+        kernel = kernel * jax.lax.rsqrt((kernel**2).sum(1, keepdims=True) + 1e-8)
+        return jnp.einsum("bi,bio->bo", jnp.ones((3, 4)), kernel) @ w(p, "c")
+
+    graph = lap_jax.trace(model, params, jnp.ones((3, 5)))
+    assert graph.names == ("a", "c")
+    (unread,) = graph.unread
+    assert (unread.path, unread.is_weight) == ("b/kernel", True)
+    assert any("a" in barrier.before and "c" in barrier.after for barrier in graph.barriers)

@@ -69,3 +69,147 @@ def test_experts_are_groups() -> None:
     one = np.asarray(abs(w(params, "a")) * jnp.linalg.norm(w(params, "b"), axis=2)[:, None])
     kept = np.sort(one.ravel())[-30:]
     np.testing.assert_array_equal(w(found, "a"), one >= kept[0])
+
+
+# ---------------------------------------------------------------- tables and experts
+
+
+def test_a_row_of_a_table_by_one_index_is_an_embedding() -> None:
+    params = kernels((7, 4), (4, 2))
+
+    def one(p: Any, token: jax.Array) -> jax.Array:
+        return jnp.tanh(w(p, "a")[token]) @ w(p, "b")
+
+    def many(p: Any, tokens: jax.Array) -> jax.Array:
+        return jax.vmap(lambda token: one(p, token))(tokens)
+
+    def taken(p: Any, tokens: jax.Array) -> jax.Array:
+        return jnp.tanh(jnp.take(w(p, "a"), tokens, 0)) @ w(p, "b")
+
+    tokens = jnp.zeros(5, int)
+    wanted = lap_jax.trace(taken, params, tokens)
+    assert (wanted["a"].in_size, wanted["a"].out_size, wanted.into("a")) == (7, 4, ())
+    assert lap_jax.trace(one, params, tokens[0]) == wanted
+    assert lap_jax.trace(many, params, tokens) == wanted
+
+
+def test_a_kernel_that_the_data_choose_is_no_embedding() -> None:
+    params = kernels((5, 4), (3, 4, 4), (4, 2))
+
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        h = x @ w(p, "a")
+        chosen = w(p, "b")[jnp.argmax(h[:, :3], -1)]
+        return jnp.einsum("bi,bio->bo", h, chosen) @ w(p, "c")
+
+    graph = lap_jax.trace(model, params, jnp.ones((2, 5)))
+    assert graph.names == ("a", "c")
+    (unread,) = graph.unread
+    assert (unread.path, unread.why) == ("b/kernel", "the data choose one of several kernels")
+    assert any("c" in barrier.after for barrier in graph.barriers)
+    assert any("a" in barrier.before for barrier in graph.barriers)
+
+
+def test_experts_of_ragged_groups_are_a_layer_each() -> None:
+    params = kernels((5, 4), (3, 4, 6), (3, 6, 4), (4, 2))
+
+    def model(p: Any, x: jax.Array, sizes: jax.Array) -> jax.Array:
+        h = jax.nn.relu(jax.lax.ragged_dot(x @ w(p, "a"), w(p, "b"), sizes))
+        return jax.lax.ragged_dot(h, w(p, "c"), sizes) @ w(p, "d")
+
+    graph = lap_jax.trace(model, params, jnp.ones((9, 5)), jnp.array([2, 3, 4]))
+    assert graph.barriers == ()
+    assert graph.unread == ()
+    for expert in range(3):
+        up, down = f"b[{expert}]", f"c[{expert}]"
+        assert pairs(graph, "a", up) == {(i, i) for i in range(4)}
+        for other in range(3):  # rows are not told apart
+            between = brought(graph, f"b[{other}]", down)
+            np.testing.assert_array_equal(between, np.eye(6, dtype=bool))
+        np.testing.assert_array_equal(brought(graph, down, "d"), np.eye(4, dtype=bool))
+    assert len(graph.junctions) == 2
+    lap_jax.measure(model, params, jnp.ones((9, 5)), jnp.array([2, 3, 4]), graph=graph)
+
+
+# ---------------------------------------------------------------- activations with activations
+
+
+def brought(graph: lap_jax.Graph, source: str, target: str) -> np.ndarray:
+    """Which channel of a layer reaches which input of another, through junctions."""
+    found = np.zeros((graph.parts[source].out_size, graph.parts[target].in_size), bool)
+    for place in pairs(graph, source, target):
+        found[place] = True
+    for part in graph.junctions:
+        direct = pairs(graph, source, part.name)
+        if direct:
+            step = np.zeros((graph.parts[source].out_size, part.size), bool)
+            step[tuple(np.array(sorted(direct)).T)] = True
+            found |= step @ brought(graph, part.name, target)
+    return found
+
+
+MIXTURES: dict[str, tuple[Any, tuple[int, int, int]]] = {
+    "mixture": (
+        lambda a, b: jnp.einsum("be,beo->bo", jax.nn.softmax(a), b.reshape(-1, 3, 4)), (3, 12, 4)
+    ),
+    "mixture over tokens": (
+        lambda a, b: jnp.einsum(
+            "be,bteo->bto", a, jnp.broadcast_to(b.reshape(-1, 1, 3, 4), (len(b), 5, 3, 4))
+        )[:, 0],
+        (3, 12, 4),
+    ),
+    "bilinear": (lambda a, b: jnp.einsum("bi,bi->b", a, b)[:, None], (6, 6, 1)),
+    "bilinear in heads": (
+        lambda a, b: jnp.einsum("bhi,bhi->bh", a.reshape(-1, 2, 3), b.reshape(-1, 2, 3)),
+        (6, 6, 2),
+    ),
+    "outer": (lambda a, b: jnp.einsum("bi,bj->bij", a, b).reshape(len(a), -1), (2, 3, 6)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MIXTURES)
+def test_activations_that_are_mixed_by_others_bring_what_the_jacobian_shows(case: str) -> None:
+    mix, (one, two, three) = MIXTURES[case]
+    params = kernels((5, one), (5, two), (three, 2))
+
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        return mix(x @ w(p, "a"), x @ w(p, "b")) @ w(p, "c")
+
+    graph = lap_jax.trace(model, params, jnp.ones((2, 5)))
+    assert graph.barriers == ()
+    values = [jax.random.normal(key, (1, n)) for key, n in
+              zip(jax.random.split(jax.random.key(1)), (one, two), strict=True)]  # fmt: skip
+    for name, place in (("a", 0), ("b", 1)):
+        slope = jax.jacobian(mix, place)(*values)[0, :, 0]
+        found = brought(graph, name, "c")
+        assert not (np.asarray(slope != 0).T & ~found).any()
+        if case != "mixture" or name == "b":
+            np.testing.assert_array_equal(found, np.asarray(slope != 0).T)
+    assert np.isfinite(lap_jax.lookahead_scores(params, graph)["c"]).all()
+
+
+def test_linear_attention_is_a_mixture_of_values() -> None:
+    params = kernels((5, 4), (5, 4), (5, 6), (6, 2))
+
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        q, k, v = (x @ w(p, name) for name in "abc")
+        return jnp.einsum("btd,bde->bte", q, jnp.einsum("btd,bte->bde", k, v)) @ w(p, "d")
+
+    graph = lap_jax.trace(model, params, jnp.ones((2, 7, 5)))
+    assert graph.barriers == ()
+    np.testing.assert_array_equal(brought(graph, "c", "d"), np.eye(6, dtype=bool))
+    for name in "ab":
+        assert brought(graph, name, "d").all()
+
+
+def test_a_single_query_weighs_positions() -> None:
+    params = kernels((5, 4), (5, 4), (5, 4), (4, 2))
+
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        weights = jax.nn.softmax(jnp.einsum("bd,btd->bt", x[:, 0] @ w(p, "a"), x @ w(p, "b")))
+        return jnp.einsum("bt,btd->bd", weights, x @ w(p, "c")) @ w(p, "d")
+
+    graph = lap_jax.trace(model, params, jnp.ones((2, 7, 5)))
+    assert graph.barriers == ()
+    (product,) = graph.junctions
+    assert graph.ends_at_positions(product.name)
+    assert pairs(graph, "c", "d") == {(i, i) for i in range(4)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,3 +85,24 @@ def test_branches_are_one_or_the_other() -> None:
     graph = lap_jax.trace(model, params, jnp.ones((2, 5)), at=lambda x: jnp.int32(1))
     assert graph.barriers == ()
     assert {edge.source for edge in graph.into("c")} == {"b"}
+
+
+def test_a_loop_that_counts_through_layers_is_a_layer_each() -> None:
+    params = kernels((4, 4), (3, 4, 4), (4, 2))
+
+    def counted(p: Any, x: jax.Array) -> jax.Array:
+        def step(i: Any, h: jax.Array) -> jax.Array:
+            return jax.nn.relu(h @ w(p, "b")[i])
+
+        return lax.fori_loop(0, 3, step, x @ w(p, "a")) @ w(p, "c")
+
+    def scanned(p: Any, x: jax.Array) -> jax.Array:
+        h, _ = lax.scan(lambda h, k: (jax.nn.relu(h @ k), None), x @ w(p, "a"), w(p, "b"))
+        return h @ w(p, "c")
+
+    x = jax.random.normal(jax.random.key(1), (2, 4))
+    graph = lap_jax.trace(counted, params, x)
+    assert graph == lap_jax.trace(scanned, params, x)
+    found, wanted = (lap_jax.measure(model, params, x, graph=graph) for model in (counted, scanned))
+    for name in graph.names:
+        chex.assert_trees_all_close(found[name].input, wanted[name].input, rtol=1e-6)

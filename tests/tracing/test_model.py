@@ -15,6 +15,7 @@ from flax.training.train_state import TrainState
 
 import lap_jax
 from lap_jax import PruningError, lookahead_masks, measure, trace
+from lap_jax.paths import leaves_by_path
 from tests.networks import refused
 
 X = jnp.ones((2, 6, 6, 3))
@@ -236,3 +237,34 @@ def test_what_is_no_array_is_part_of_the_function() -> None:
 def test_a_model_without_kernels_says_what_to_pass() -> None:
     with pytest.raises(PruningError, match="reads no kernel"):
         trace(lambda p, x: x * p["scale"], {"scale": jnp.ones(3)}, jnp.ones((1, 3)))
+
+
+def test_nothing_of_an_equinox_module_is_lost_in_silence() -> None:
+    key = jax.random.key(0)
+
+    class Model(eqx.Module):
+        tokens: eqx.nn.Embedding
+        attention: eqx.nn.MultiheadAttention
+        normed: eqx.nn.WeightNorm
+        conv: eqx.nn.ConvTranspose1d
+        unused: eqx.nn.Linear
+
+        def __call__(self, tokens: jax.Array) -> jax.Array:
+            x = jax.vmap(self.tokens)(tokens)
+            x = jax.vmap(self.normed)(x + self.attention(x, x, x))
+            return self.conv(jax.nn.relu(x).T)
+
+    model = Model(
+        eqx.nn.Embedding(7, 4, key=key), eqx.nn.MultiheadAttention(2, 4, key=key),
+        eqx.nn.WeightNorm(eqx.nn.Linear(4, 6, key=key)), eqx.nn.ConvTranspose1d(6, 3, 3, key=key),
+        eqx.nn.Linear(4, 4, key=key),
+    )  # fmt: skip
+    graph = trace(model, jnp.zeros(5, int))
+    assert graph.barriers == ()
+    arrays = leaves_by_path(eqx.filter(model, eqx.is_array))
+    wanted = {path for path, leaf in arrays.items() if leaf.ndim > 1}
+    held, unread = {layer.path for layer in graph.layers}, {each.path for each in graph.unread}
+    assert held | unread == wanted
+    assert not held & unread
+    assert unread == {"normed/g", "conv/bias", "unused/weight"}
+    assert [each.path for each in graph.unread if each.is_weight] == ["unused/weight"]

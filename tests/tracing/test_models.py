@@ -22,9 +22,10 @@ import pytest
 from flax import nnx
 
 import lap_jax
-from experiments.networks import MODELS
+from experiments.networks import PAPER_MODELS as MODELS
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Edge, Layer, Norm
+from lap_jax.paths import leaves_by_path
 from tests import zoo
 
 KEY = jax.random.key(0, impl="rbg")
@@ -384,6 +385,48 @@ def test_neighbours_of_nnx_networks(case: str) -> None:
 def test_nothing_stops_lookahead(case: str) -> None:
     graph = nnx_graph(case[:-6]) if case.endswith(" (nnx)") else linen(case)
     assert graph.barriers == ()
+
+
+def kernels_in(tree: Any) -> set[str]:
+    """Paths of the floating-point leaves of two axes or more."""
+    return {
+        path
+        for path, leaf in leaves_by_path(tree).items()
+        if len(leaf.shape) > 1 and jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+
+
+def all_told(graph: Graph, tree: Any) -> None:
+    """Each leaf is a layer or has a reason."""
+    held, unread = {layer.path for layer in graph.layers}, {each.path for each in graph.unread}
+    assert held | unread == kernels_in(tree)
+    assert not held & unread
+    assert len(unread) == len(graph.unread)
+    assert all(each.why for each in graph.unread)
+
+
+@pytest.mark.parametrize("case", LINEN)
+def test_nothing_of_a_linen_network_is_lost_in_silence(case: str) -> None:
+    module, inputs, _ = LINEN[case]
+    all_told(linen(case), shapes(module, inputs))
+
+
+@pytest.mark.parametrize("case", NNX)
+def test_nothing_of_an_nnx_network_is_lost_in_silence(case: str) -> None:
+    build, _, _ = NNX[case]
+    state = nnx.state(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
+    all_told(nnx_graph(case), state)
+
+
+def test_biases_and_tables_by_position_are_told_apart() -> None:
+    for case, tables in {"vit, token": {"positions"}, "gpt2": {"positions/embedding"}}.items():
+        found = {each.path for each in linen(case).unread if each.is_weight}
+        assert found == tables
+    others = {each.path for each in linen("vit, token").unread if not each.is_weight}
+    assert {"token", "layers_0/attention/query/bias"} <= others
+    stacks = linen("llama, scan").unread
+    assert {each.path for each in stacks} == scales("layers/before_attention", "layers/before_mlp")
+    assert not any(each.is_weight for each in stacks)
 
 
 @pytest.mark.parametrize(

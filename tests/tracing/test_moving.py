@@ -53,6 +53,12 @@ MOVEMENTS = {
         lambda c: {(c % 2) * 2 + c // 2},
     ),
     "rolled": (lambda h: jnp.roll(h, 1, 1), 4, lambda c: {(c + 1) % 4}),
+    "stacked": (lambda h: jnp.stack([h, h[:, ::-1]], 1).reshape(-1, 8), 8, lambda c: {c, 7 - c}),
+    "unstacked": (
+        lambda h: jnp.concatenate(jnp.unstack(h.reshape(-1, 2, 2), axis=1)[::-1], 1),
+        4,
+        lambda c: {(c + 2) % 4},
+    ),
     "split": (lambda h: jnp.split(h, 2, axis=1)[1], 2, lambda c: {c - 2} if c > 1 else set()),
     "outer": (
         lambda h: jnp.einsum("bc,p->bpc", h, jnp.ones(3)).reshape(-1, 12),
@@ -200,3 +206,46 @@ def test_channels_that_the_data_choose_are_lost(name: str, change: Any) -> None:
 def test_every_movement_has_rules_for_activations_and_for_parameters(rule: str) -> None:
     assert rule in RULES
     assert rule in PARAMETER_RULES
+
+
+SCATTERED: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "summed at nodes": lambda h: jax.ops.segment_sum(h, jnp.array([0, 1, 0]), 3),
+    "largest at nodes": lambda h: jax.ops.segment_max(h, jnp.array([0, 1, 0]), 3),
+    "written": lambda h: jnp.zeros((5, 4)).at[jnp.array([4, 2, 0])].set(h)[::2],
+    "added to": lambda h: h.at[1].add(h[0]),
+    "with a window": lambda h: jnp.zeros((2, 3, 4)).at[1].set(h)[1],
+}
+
+
+@pytest.mark.parametrize("case", SCATTERED)
+def test_what_is_scattered_over_positions_keeps_its_channels(case: str) -> None:
+    params = kernels((5, 4), (4, 2))
+    graph = lap_jax.trace(
+        lambda p, x: SCATTERED[case](x @ w(p, "a")) @ w(p, "b"), params, jnp.ones((3, 5))
+    )
+    assert graph.barriers == ()
+    assert pairs(graph, "a", "b") == {(i, i) for i in range(4)}
+
+
+def test_a_count_of_messages_passes_no_channel_on() -> None:
+    params = kernels((5, 4), (4, 2))
+
+    def model(p: Any, x: jax.Array, at: jax.Array) -> jax.Array:
+        h = x @ w(p, "a")
+        degree = jax.ops.segment_sum(jnp.ones(3), at, 3)
+        return jax.ops.segment_sum(h * degree[:, None], at, 3) / degree[:, None] @ w(p, "b")
+
+    graph = lap_jax.trace(model, params, jnp.ones((3, 5)), jnp.array([0, 1, 0]))
+    assert graph.barriers == ()
+    assert pairs(graph, "a", "b") == {(i, i) for i in range(4)}
+
+
+def test_what_is_written_into_channels_is_lost() -> None:
+    params = kernels((5, 4), (4, 2))
+    graph = lap_jax.trace(
+        lambda p, x: jnp.zeros((3, 4)).at[:, 1:3].set((x @ w(p, "a"))[:, :2]) @ w(p, "b"),
+        params,
+        jnp.ones((3, 5)),
+    )
+    (barrier,) = graph.barriers
+    assert (barrier.before, barrier.after) == (("a",), ("b",))

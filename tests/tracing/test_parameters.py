@@ -9,7 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 import lap_jax
 from lap_jax.graph.layers import Factor
@@ -91,6 +93,52 @@ def test_kernels_are_found_where_the_model_computes_in_another_dtype(dtype: Any)
     assert graph == wanted
     assert graph.barriers == ()
     assert len(graph.layers) == 2
+
+
+KEPT: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "cast": lambda k: k.astype(jnp.bfloat16).astype(jnp.float32),
+    "negated": lambda k: -k,
+    "stopped": lax.stop_gradient,
+    "barred": lambda k: lax.optimization_barrier((k, k))[0],
+    "rounded": lambda k: lax.reduce_precision(k, 5, 10),
+    "copied": jnp.copy,
+    "put": lambda k: jax.device_put(k, jax.devices()[0]),
+    "laid out": lambda k: lax.with_sharding_constraint(
+        k, jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    ),
+    "cast by jit": jax.jit(lambda k: k.astype(jnp.float16)),
+    "named": lambda k: checkpoint_name(k, "kernel"),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_a_kernel_stays_one_through_casts_and_copies(case: str) -> None:
+    params, kept = kernels((5, 4), (4, 2)), KEPT[case]
+
+    def model(kept: Callable[[jax.Array], jax.Array]) -> lap_jax.Graph:
+        def apply(p: Any, x: jax.Array) -> jax.Array:
+            k = kept(w(p, "a"))
+            return jax.nn.relu(x.astype(k.dtype) @ k) @ kept(w(p, "b"))
+
+        return lap_jax.trace(apply, params, jnp.ones((3, 5)))
+
+    assert model(kept) == model(lambda k: k)
+
+
+def test_an_nnx_module_that_computes_in_bfloat16_has_the_graph_of_float32() -> None:
+    class Model(nnx.Module):
+        def __init__(self, dtype: Any):
+            own: dict[str, Any] = {"dtype": dtype, "rngs": nnx.Rngs(0)}
+            self.tokens, self.norm = nnx.Embed(7, 4, **own), nnx.LayerNorm(4, **own)
+            self.up, self.conv = nnx.Linear(4, 6, **own), nnx.Conv(6, 3, (3,), **own)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.conv(nnx.relu(self.up(self.norm(self.tokens(x)))))
+
+    tokens = jnp.zeros((1, 5), int)
+    wanted = lap_jax.trace(Model(None), tokens)
+    assert wanted.names == ("tokens", "up", "conv")
+    assert lap_jax.trace(Model(jnp.bfloat16), tokens) == wanted
 
 
 def test_a_part_of_a_leaf_by_a_constant_index_is_a_layer() -> None:

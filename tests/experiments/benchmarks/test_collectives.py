@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +54,7 @@ backend_config={"known_trip_count":{"n":"80"}}
 """
 
 
-def test_collectives_of_a_program_with_loops():
+def test_collectives_of_a_program_with_loops() -> None:
     assert collectives(HLO) == [
         Collective("collective-permute", "bf16[4,8]", 64, 16 * 80),
         Collective("all-gather", "bf16[32,8]", 64, 1),
@@ -64,16 +66,22 @@ def test_collectives_of_a_program_with_loops():
 
 
 @pytest.fixture
-def mesh():
+def mesh() -> Mesh:
     return Mesh(np.array(jax.devices()[:8]).reshape(4, 2), ("data", "model"))
 
 
-def compiled(function, sharding, shape=(64, 32)):
+def compiled(
+    function: Callable[[jax.Array], jax.Array],
+    sharding: NamedSharding,
+    shape: tuple[int, ...] = (64, 32),
+) -> str:
     argument = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
-    return jax.jit(function).lower(argument).compile().as_text()
+    text = jax.jit(function).lower(argument).compile().as_text()
+    assert text is not None
+    return text
 
 
-def test_collectives_finds_a_deliberate_all_gather(mesh):
+def test_collectives_finds_a_deliberate_all_gather(mesh: Mesh) -> None:
     columns = NamedSharding(mesh, PartitionSpec(None, "data"))
     whole = NamedSharding(mesh, PartitionSpec())
     found = collectives(compiled(lambda x: lax.with_sharding_constraint(x, whole), columns))
@@ -82,10 +90,10 @@ def test_collectives_finds_a_deliberate_all_gather(mesh):
     assert collectives(compiled(lambda x: x + 1, columns)) == []
 
 
-def test_collectives_counts_the_turns_of_a_loop(mesh):
+def test_collectives_counts_the_turns_of_a_loop(mesh: Mesh) -> None:
     spec = PartitionSpec("data")
 
-    def function(x):
+    def function(x: jax.Array) -> jax.Array:
         body = jax.shard_map(
             lambda part: lax.psum(jnp.sin(part), "data"), mesh=mesh, in_specs=spec,
             out_specs=PartitionSpec(),

@@ -2,7 +2,9 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,12 +35,12 @@ TINY = Scale(
 
 
 @pytest.fixture
-def mesh():
+def mesh() -> Mesh:
     return Mesh(np.array(jax.devices()[:8]).reshape(4, 2), ("data", "model"))
 
 
 @pytest.mark.parametrize("method", ["MP", "LAP"])
-def test_a_tiny_decoder_exchanges_neither_weights_nor_scores(method):
+def test_a_tiny_decoder_exchanges_neither_weights_nor_scores(method: str) -> None:
     found = measure(TINY, method)
     parts = shapes(TINY)
     block = TINY.layers * sum(math.prod(shape) for shape in parts["block"].values())
@@ -51,8 +53,8 @@ def test_a_tiny_decoder_exchanges_neither_weights_nor_scores(method):
     assert "no weights and no scores cross devices" in table(TINY, [found])
 
 
-def test_a_gathered_score_is_found_and_named(monkeypatch, mesh):
-    def gathering(kernels, *_, **__):
+def test_a_gathered_score_is_found_and_named(monkeypatch: pytest.MonkeyPatch, mesh: Mesh) -> None:
+    def gathering(kernels: Any, *_: object, **__: object) -> Any:
         whole = NamedSharding(mesh, PartitionSpec())
         return jax.tree.map(
             lambda leaf: lax.with_sharding_constraint(abs(leaf), whole) > jnp.median(leaf), kernels
@@ -68,7 +70,9 @@ def test_a_gathered_score_is_found_and_named(monkeypatch, mesh):
 
 @pytest.mark.parametrize("method", ["MP", "LAP"])
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
-def test_the_masks_that_are_compiled_are_those_of_each_block(method, dtype, mesh):
+def test_the_masks_that_are_compiled_are_those_of_each_block(
+    method: str, dtype: str, mesh: Mesh
+) -> None:
     settings = Scale(**{**vars(TINY), "dtype": dtype})
     rng = np.random.default_rng(0)
     laid_out = parameters(settings, mesh)
@@ -83,21 +87,19 @@ def test_the_masks_that_are_compiled_are_those_of_each_block(method, dtype, mesh
     for i in range(settings.layers):
         block = jax.tree.map(lambda leaf, i=i: leaf[i], weights["block"])
         wanted = lookahead_masks(block, chain_of(settings), settings.sparsity, method=method)
-        for name in block:
-            np.testing.assert_array_equal(
-                found["block"][name]["kernel"][i], wanted[name]["kernel"], name
-            )
+        own = jax.tree.map(lambda leaf, i=i: leaf[i], found["block"])
+        chex.assert_trees_all_equal(own, wanted)
     head = {"head": weights["ends"]["head"]}
     wanted = lookahead_masks(head, ["head"], settings.sparsity, method=method)
-    np.testing.assert_array_equal(found["ends"]["head"]["kernel"], wanted["head"]["kernel"])
+    chex.assert_trees_all_equal(found["ends"]["head"], wanted["head"])
 
 
-def test_the_default_is_the_decoder_of_70_billion_weights():
+def test_the_default_is_the_decoder_of_70_billion_weights() -> None:
     assert 70.5e9 < module._weights(Scale()) < 70.6e9
     assert Scale().mesh == (16, 16)
 
 
-def test_more_devices_than_there_are_are_simulated_in_a_process_of_their_own():
+def test_more_devices_than_there_are_are_simulated_in_a_process_of_their_own() -> None:
     settings = Scale(**{**vars(TINY), "mesh": (4, 4), "method": ("MP",)})
     text = scale(settings)
     assert "on 4 x 4 devices (data x model), keeping 30% of each kernel" in text
@@ -105,18 +107,18 @@ def test_more_devices_than_there_are_are_simulated_in_a_process_of_their_own():
     assert "| LAP |" not in text
 
 
-def test_what_does_not_fit_is_refused():
+def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"q of shape \(64, 64\) does not divide evenly over 3"):
         scale(Scale(**{**vars(TINY), "mesh": (2, 3)}))
     with pytest.raises(PruningError, match="unknown method 'LAPP'"):
         scale(Scale(**{**vars(TINY), "method": ("LAPP",)}))
 
 
-def test_the_command_line():
+def test_the_command_line() -> None:
     flags = "--layers 2 --mesh 2 2 --method LAP --width 32 --heads 4 --kv-heads 4 --hidden 64"
     command = [sys.executable, "-m", "experiments.benchmarks.scale", *flags.split()]
 
-    def run(*more):
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=120
         )

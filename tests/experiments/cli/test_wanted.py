@@ -1,5 +1,7 @@
 """The trials that commands want."""
 
+from typing import Any, cast
+
 import pytest
 
 from experiments.cli.commands import BadFlag, Paper, Run
@@ -8,7 +10,7 @@ from experiments.networks import MODELS
 from experiments.paper import TARGETS
 
 
-def test_the_defaults_are_the_papers_settings():
+def test_the_defaults_are_the_papers_settings() -> None:
     wanted = trials_of(Run(model="fcn", dataset="mnist"))
     control = [trial for trial in wanted if trial.method == "unpruned"]
     assert len(wanted) == 9 * 7 * 5 + 5
@@ -20,14 +22,14 @@ def test_the_defaults_are_the_papers_settings():
     assert trials_of(Run(model="linear"))[0].learning_rate == 3e-4
 
 
-def test_a_method_named_twice_is_run_once():
+def test_a_method_named_twice_is_run_once() -> None:
     assert len(trials_of(Run(methods=("MP", "MP"), taus=(4, 4), seeds=1, control=False))) == 1
 
 
-def test_every_figure_and_table_of_the_paper_has_its_trials():
+def test_every_figure_and_table_of_the_paper_has_its_trials() -> None:
     cells = {}
     for target in TARGETS:
-        trials = [trial for run in Paper(target).runs() for trial in trials_of(run)]
+        trials = [trial for run in Paper(cast(Any, target)).runs() for trial in trials_of(run)]
         cells[target] = sum(trial.method != "unpruned" for trial in trials)
         assert {trial.train_steps for trial in trials} <= {30_000, 35_000, 50_000, 60_000}
     assert cells == {
@@ -37,13 +39,13 @@ def test_every_figure_and_table_of_the_paper_has_its_trials():
     }  # fmt: skip
 
 
-def test_schedules_share_one_control():
+def test_schedules_share_one_control() -> None:
     wanted = trials_of(Run(methods=("LAP",), taus=(4,), seeds=1, schedule=("gradual", "rewind")))
     told = [(trial.schedule, trial.method, trial.cycles) for trial in wanted]
     assert told == [("gradual", "LAP", 5), ("gradual", "unpruned", 5), ("rewind", "LAP", 5)]
 
 
-def test_no_method_is_an_error():
+def test_no_method_is_an_error() -> None:
     with pytest.raises(BadFlag, match="names no method"):
         trials_of(Run(methods=()))
 

@@ -1,12 +1,14 @@
 import tarfile
+from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
 
 from experiments.data import DataError, cifar10, load, prepare
 
 
-def test_cifar10_is_read_from_its_unpacked_folder(tmp_path):
+def test_cifar10_is_read_from_its_unpacked_folder(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     folder = tmp_path / "files" / "cifar-10-batches-bin"
     folder.mkdir(parents=True)
@@ -20,7 +22,7 @@ def test_cifar10_is_read_from_its_unpacked_folder(tmp_path):
         prepare("cifar10", tmp_path / "files", tmp_path / "tfds")
     prepare("cifar10", tmp_path / "files", tmp_path / "tfds", accept_mismatch=True)
     data = load("cifar10", tmp_path / "tfds")
-    assert data.train_x.shape == (20, 32, 32, 3)
+    chex.assert_shape([data.train_x, data.test_x], [(20, 32, 32, 3), (4, 32, 32, 3)])
     mean = images[:5].reshape(-1, 3).mean(0)
     std = images[:5].reshape(-1, 3).std(0)
     restored = np.rint(data.test_x * std + mean).astype(np.uint8)
@@ -28,7 +30,7 @@ def test_cifar10_is_read_from_its_unpacked_folder(tmp_path):
     assert sorted(data.test_y.tolist()) == sorted(labels[5].tolist())
 
 
-def test_cifar10_is_read_from_its_archive_as_from_its_folder(tmp_path):
+def test_cifar10_is_read_from_its_archive_as_from_its_folder(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 256, (4, 3073), dtype=np.uint8)
     folder = tmp_path / "cifar-10-batches-bin"
@@ -38,5 +40,5 @@ def test_cifar10_is_read_from_its_archive_as_from_its_folder(tmp_path):
         archive.add(folder, "cifar-10-batches-bin")
     for source in (tmp_path, tmp_path / "archive.tar.gz"):
         images, labels = cifar10.batches({cifar10.ARCHIVE: source}, "test")
-        assert (labels == rows[:, 0]).all()
-        assert (images[:, 3, 5, 2] == rows[:, 1 + 2 * 1024 + 3 * 32 + 5]).all()
+        wanted = rows[:, 0], rows[:, 1:].reshape(4, 3, 32, 32).transpose(0, 2, 3, 1)
+        chex.assert_trees_all_equal((labels, images), wanted)

@@ -1,27 +1,26 @@
 """The collection of data sets: what it finds, and how it cuts and resizes."""
 
 import chex
-import numpy as np
 import pytest
 
 from experiments.data import SOURCES, DataError, load
 
 
-def test_unknown_names_are_refused():
+def test_unknown_names_are_refused() -> None:
     with pytest.raises(DataError, match="unknown data set 'minst'"):
         load("minst")
 
 
-def test_every_data_set_of_the_folder_is_found():
+def test_every_data_set_of_the_folder_is_found() -> None:
     assert set(SOURCES) == {"digits", "mnist", "fashion_mnist", "cifar10", "python_reference"}
     assert all(bool(source.arrays) != bool(source.published) for source in SOURCES.values())
 
 
-def test_the_first_examples_resized():
+def test_the_first_examples_resized() -> None:
     whole, some = load("digits"), load("digits", train_on=50, side=16)
     chex.assert_shape([some.train_x, some.test_x], [(50, 16, 16, 1), (360, 16, 16, 1)])
-    np.testing.assert_array_equal(some.train_y, whole.train_y[:50])
+    chex.assert_trees_all_equal(some.train_y, whole.train_y[:50])
     # Each pixel becomes four between its neighbours: the mean stays about what it was.
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
         some.train_x.mean((1, 2, 3)), whole.train_x[:50].mean((1, 2, 3)), atol=0.05
     )

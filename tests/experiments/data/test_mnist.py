@@ -13,7 +13,7 @@ IMAGES = ["train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"]
 @pytest.mark.skipif(
     not Path("../shared/data/mnist").exists(), reason="the published MNIST files are not here"
 )
-def test_published_mnist_is_bit_identical(tmp_path):
+def test_published_mnist_is_bit_identical(tmp_path: Path) -> None:
     files = Path("../shared/data/mnist")
     folder = prepare("mnist", files, tmp_path)
     splits = json.loads((folder / "dataset_info.json").read_text())["splits"]

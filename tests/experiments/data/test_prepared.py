@@ -1,6 +1,8 @@
 import gzip
 import sys
+from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
 
@@ -13,9 +15,12 @@ IDX_FILES = [
     "t10k-labels-idx1-ubyte.gz",
 ]
 
+Mnist = tuple[Path, dict[str, tuple[np.ndarray, np.ndarray]]]
+"""A folder of published files; images and labels of each split."""
+
 
 @pytest.fixture
-def small_mnist(tmp_path, monkeypatch):
+def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mnist:
     """Files in the published format, 50 + 20 images, whose checksums TFDS is told to expect."""
     import hashlib
 
@@ -45,7 +50,9 @@ def small_mnist(tmp_path, monkeypatch):
     return files, arrays
 
 
-def test_prepared_data_comes_back_whole_without_tensorflow(small_mnist, tmp_path):
+def test_prepared_data_comes_back_whole_without_tensorflow(
+    small_mnist: Mnist, tmp_path: Path
+) -> None:
     files, arrays = small_mnist
     folder = prepare("mnist", files, tmp_path / "tfds")
     assert (folder / "dataset_info.json").exists()
@@ -63,10 +70,10 @@ def test_prepared_data_comes_back_whole_without_tensorflow(small_mnist, tmp_path
         wanted = zip(expected_images, expected_labels, strict=True)
         assert found == sorted((i.tobytes(), int(k)) for i, k in wanted)
     again = load("mnist", tmp_path / "tfds")  # from the arrays kept beside the data
-    assert (again.train_x == data.train_x).all()
+    chex.assert_trees_all_equal(again, data)
 
 
-def test_a_file_with_another_checksum_is_refused(small_mnist, tmp_path):
+def test_a_file_with_another_checksum_is_refused(small_mnist: Mnist, tmp_path: Path) -> None:
     files, _ = small_mnist
     labels = files / "t10k-labels-idx1-ubyte.gz"
     labels.write_bytes(gzip.compress(bytes(28)))
@@ -75,7 +82,7 @@ def test_a_file_with_another_checksum_is_refused(small_mnist, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
-def test_missing_data_says_in_one_line_what_to_do(name, tmp_path):
+def test_missing_data_says_in_one_line_what_to_do(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load(name, tmp_path)
     message = str(caught.value)
@@ -85,7 +92,7 @@ def test_missing_data_says_in_one_line_what_to_do(name, tmp_path):
         load(name)
 
 
-def test_missing_files_are_named(tmp_path):
+def test_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / IDX_FILES[0]).touch()
     with pytest.raises(DataError, match=r"lacks train-labels-idx1-ubyte.gz, t10k-images"):
         prepare("mnist", tmp_path, tmp_path / "out")

@@ -1,12 +1,13 @@
 from pydoc_data.topics import topics
 
+import chex
 import numpy as np
 
 from experiments.data import load
 from experiments.data.python_reference import CONTEXT
 
 
-def test_the_text_is_ascii_and_its_end_is_the_test():
+def test_the_text_is_ascii_and_its_end_is_the_test() -> None:
     text = "\n".join(topics.values()).encode("ascii", "replace")
     cut = len(text) * 9 // 10
     data = load("python_reference")
@@ -17,7 +18,7 @@ def test_the_text_is_ascii_and_its_end_is_the_test():
             ("test", data.test_x, data.test_y),
         )
     }
-    np.testing.assert_array_equal(data.train_x[:, 1:], data.train_y[:, :-1])
+    chex.assert_trees_all_equal(data.train_x[:, 1:], data.train_y[:, :-1])
     assert windows["train"].max() < data.classes == 128
     assert windows["train"][1].tobytes() == text[16:81]
     last = 16 * (len(windows["train"]) - 1)

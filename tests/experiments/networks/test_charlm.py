@@ -1,20 +1,20 @@
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments.networks.charlm import CharLM
 
 KEY = jax.random.key(0, impl="rbg")
 
 
-def test_language_model_does_not_look_ahead():
+def test_language_model_does_not_look_ahead() -> None:
     model = CharLM(128, width=16, depth=2, heads=2)
     x = jax.random.randint(KEY, (2, 12), 0, 128)
     variables = model.init(KEY, x)
     changed = x.at[:, 7].add(1)
     apply = jax.jit(model.apply)
     before, after = apply(variables, x), apply(variables, changed)
-    assert before.shape == (2, 12, 128)
-    np.testing.assert_allclose(before[:, :7], after[:, :7], atol=1e-6)
+    chex.assert_shape(before, (2, 12, 128))
+    chex.assert_trees_all_close(before[:, :7], after[:, :7], atol=1e-6)
     assert jnp.abs(before - after)[:, 7:].max((0, 2)).min() > 1e-4
-    np.testing.assert_array_equal(before, apply(variables, x.astype(jnp.float32)))
+    chex.assert_trees_all_equal(before, apply(variables, x.astype(jnp.float32)))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from experiments.networks.vit import ViT
 
 
-def test_vision_transformer_has_its_weights():
+def test_vision_transformer_has_its_weights() -> None:
     """By hand: 48 64 + 64 patches, 16 64 positions, and in each of four blocks four times 64^2 +
     64, twice 256 64, 256 + 64 and two norms; a last norm; 64 10 + 10."""
     shapes = jax.eval_shape(ViT(10).init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]

@@ -1,5 +1,6 @@
 import csv
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,7 @@ from experiments.store import Evaluation, LayerCount, Result, Store
 from experiments.trial import Trial
 
 
-def result(method, tau, seed, error, schedule="one-shot"):
+def result(method: str, tau: int, seed: int, error: float, schedule: str = "one-shot") -> Result:
     trial = Trial("fcn", "relu", "digits", method, tau, seed, 100, 50, 60, 1e-3, schedule=schedule)
     steps = (-1, 0.02), (0, 0.5), (20, 0.4), (40, 0.2), (50, error)
     moments = tuple(Evaluation(step, 0.01, 0.1, test, 0.2) for step, test in steps)
@@ -28,7 +29,9 @@ GRADUAL = [replace(each, trial=replace(each.trial, schedule="gradual")) for each
 @pytest.mark.parametrize(
     ("results", "ends"), [(ONE_SHOT, [""]), (ONE_SHOT + GRADUAL, ["-1", "-2"])]
 )
-def test_every_file_of_a_folder_appears_whole_and_alone(results, ends, tmp_path):
+def test_every_file_of_a_folder_appears_whole_and_alone(
+    results: list[Result], ends: list[str], tmp_path: Path
+) -> None:
     Store(tmp_path).add(results)
     said = report.write(results, tmp_path)
     pictures = {
@@ -50,7 +53,7 @@ def test_every_file_of_a_folder_appears_whole_and_alone(results, ends, tmp_path)
         assert {path: path.read_bytes() for path in again} == again
 
 
-def _latex_captions_say_what_they_are_of(text):
+def _latex_captions_say_what_they_are_of(text: str) -> None:
     assert text.count("{") == text.count("}")
     for name in ("table", "tabular"):
         assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}")
@@ -62,14 +65,14 @@ def _latex_captions_say_what_they_are_of(text):
     assert {row.count("&") for row in rows} == {2}
 
 
-def test_the_text_has_tables_and_what_they_say():
+def test_the_text_has_tables_and_what_they_say() -> None:
     text = report.text(ONE_SHOT)
     assert "| LAP | 10.50±0.71 (-65.57%)" in text
     assert "“LAP beats MP” holds, beyond the spread, at 50.00% (10.50±0.71% against" in text
     assert "\n- At 25.00% of the weights MP errs 30.50±0.71%; beyond the spread: LAP" in text
 
 
-def test_csv_holds_settings_and_numbers(tmp_path):
+def test_csv_holds_settings_and_numbers(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     report.write_csv(ONE_SHOT[:1], path)
     with path.open() as file:

@@ -19,7 +19,7 @@ from experiments.store import Result, by_run
         Run(model="vgg11", dtype="bfloat16", evaluate_every=100, evaluate_on=500, batch_size=50),
     ],
 )
-def test_the_commands_of_a_folder_mean_the_same_trials(run):
+def test_the_commands_of_a_folder_mean_the_same_trials(run: Run) -> None:
     wanted = trials_of(run)
     results = [Result(trial, 0.5, None, (), (), 1.0) for trial in wanted]
     again = []
@@ -31,6 +31,6 @@ def test_the_commands_of_a_folder_mean_the_same_trials(run):
     assert len(again) == len(wanted)
 
 
-def test_data_that_is_read_from_a_folder_needs_one():
+def test_data_that_is_read_from_a_folder_needs_one() -> None:
     result = Result(trials_of(Run(model="vgg11"))[0], 0.5, None, (), (), 1.0)
     assert "--data-dir DIR" in command_of([result])

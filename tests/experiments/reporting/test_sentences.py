@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 
 from experiments.reporting.sentences import claim, comparisons, sentence, verdicts
@@ -5,14 +7,14 @@ from experiments.store import Evaluation, Result
 from experiments.trial import Trial
 
 
-def result(method, tau, seed, after):
+def result(method: str, tau: int, seed: int, after: float) -> Result:
     trial = Trial("fcn", "relu", "digits", method, tau, seed, 100, 50, 60, 1e-3)
     errors = (-1, 0.02), (0, 0.5), (25, 0.001), (50, after)
     moments = tuple(Evaluation(step, 0.0, None, error, None) for step, error in errors)
     return Result(trial, 0.5**tau, None, (), moments, 1.0)
 
 
-def results(tau, **errors):
+def results(tau: int, **errors: Sequence[float]) -> list[Result]:
     return [
         result(method.replace("_", "-"), tau, seed, error)
         for method, those in errors.items()
@@ -20,7 +22,7 @@ def results(tau, **errors):
     ]
 
 
-def test_every_level_says_how_much_and_whether_beyond_the_spread():
+def test_every_level_says_how_much_and_whether_beyond_the_spread() -> None:
     clear = results(4, MP=(0.10, 0.12), LAP=(0.04, 0.06), LAP_forward=(0.10, 0.14))
     worse = results(5, MP=(0.10, 0.12), LAP=(0.20, 0.24), RP=(0.9, 0.9))
     assert verdicts([*worse, *clear]) == [
@@ -32,7 +34,7 @@ def test_every_level_says_how_much_and_whether_beyond_the_spread():
     ]
 
 
-def test_the_claim_is_judged_at_every_level():
+def test_the_claim_is_judged_at_every_level() -> None:
     several = [
         *results(4, MP=(0.10, 0.12), LAP=(0.20, 0.24)),
         *results(5, MP=(0.10, 0.12), LAP=(0.10, 0.11)),
@@ -48,12 +50,12 @@ def test_the_claim_is_judged_at_every_level():
     assert claim(results(4, MP=(0.1,))) == ""
 
 
-def test_one_seed_has_no_spread():
+def test_one_seed_has_no_spread() -> None:
     (text,) = verdicts(results(4, MP=(0.1, 0.2), LAP=(0.05,)))
     assert "without a spread, of one seed: LAP 10.00 points less (5.00%, -66.67%)" in text
 
 
-def test_as_much_and_nothing_to_divide_by():
+def test_as_much_and_nothing_to_divide_by() -> None:
     (equal,) = comparisons(results(4, MP=(0.1, 0.1), LAP=(0.1, 0.1)))
     assert str(equal) == "LAP as much (10.00±0.00%, +0.00%)"
     assert not equal.clear
@@ -69,13 +71,13 @@ def test_as_much_and_nothing_to_divide_by():
         ([0.1, 0.2], "LAP errs less than MP at 0 of 2 levels"),
     ],
 )
-def test_the_sentence_says_who_wins_also_when_lap_does_not(lap, expected):
+def test_the_sentence_says_who_wins_also_when_lap_does_not(lap: list[float], expected: str) -> None:
     results = [result("MP", t, 0, e) for t, e in zip((4, 5), (0.1, 0.2), strict=True)]
     results += [result("LAP", t, 0, e) for t, e in zip((4, 5), lap, strict=True)]
     assert expected in sentence(results)
 
 
-def test_the_sentence_counts_only_clear_gaps_as_clear():
+def test_the_sentence_counts_only_clear_gaps_as_clear() -> None:
     results = [result("MP", 4, s, e) for s, e in enumerate((0.10, 0.30))]
     results += [result("LAP", 4, s, e) for s, e in enumerate((0.05, 0.25))]
     results += [result("MP", 5, s, e) for s, e in enumerate((0.50, 0.51))]
@@ -85,7 +87,7 @@ def test_the_sentence_counts_only_clear_gaps_as_clear():
     assert "differ most at 3.12% of the weights: 10.50±0.71% against 50.50±0.71%" in text
 
 
-def test_the_sentence_of_one_method_tells_its_course():
+def test_the_sentence_of_one_method_tells_its_course() -> None:
     text = sentence([result("LAP", t, 0, e) for t, e in ((4, 0.02), (9, 0.5))])
     assert text == (
         "With LAP the test error after retraining goes from 2.00% at 6.25% of the weights to "

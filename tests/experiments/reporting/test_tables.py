@@ -8,7 +8,15 @@ from experiments.store import Evaluation, LayerCount, Result, by_run
 from experiments.trial import Trial
 
 
-def result(method, tau, seed, after, dataset="digits", before=0.5, unpruned=0.02):
+def result(
+    method: str,
+    tau: int,
+    seed: int,
+    after: float,
+    dataset: str = "digits",
+    before: float = 0.5,
+    unpruned: float = 0.02,
+) -> Result:
     trial = Trial("fcn", "relu", dataset, method, tau, seed, 100, 50, 60, 1e-3)
     moments = (
         Evaluation(-1, 0.0, 0.1, unpruned, 0.2),
@@ -18,12 +26,12 @@ def result(method, tau, seed, after, dataset="digits", before=0.5, unpruned=0.02
     return Result(trial, 0.5**tau, 0.25, (LayerCount("Dense_0", 100, 6, 10, 1),), moments, 1.0)
 
 
-def cells(text, method):
+def cells(text: str, method: str) -> list[str]:
     row = next(line for line in text.splitlines() if line.startswith(f"| {method} "))
     return [cell.strip() for cell in row.strip("|").split("|")][1:]
 
 
-def test_cells_are_mean_and_sample_deviation_with_the_gain_over_mp():
+def test_cells_are_mean_and_sample_deviation_with_the_gain_over_mp() -> None:
     mp, lap = [0.04, 0.05, 0.09], [0.02, 0.03, 0.04]
     results = [result("LAP", 4, s, e) for s, e in enumerate(lap)]
     results += [result("MP", 4, s, e) for s, e in enumerate(mp)]
@@ -34,7 +42,7 @@ def test_cells_are_mean_and_sample_deviation_with_the_gain_over_mp():
     assert "100 training and 50 retraining steps" in text
 
 
-def test_rows_and_columns_come_in_the_order_of_the_paper():
+def test_rows_and_columns_come_in_the_order_of_the_paper() -> None:
     results = [result(m, t, 0, 0.1) for t in (7, 4) for m in ("LAP-forward-seq", "LAP", "RP", "MP")]
     after, before = table(results).split("Before retraining")
     rows = [line.split("|")[1].strip() for line in after.splitlines() if line.startswith("| ")]
@@ -44,12 +52,12 @@ def test_rows_and_columns_come_in_the_order_of_the_paper():
     assert cells(before, "LAP") == ["50.00 (+0.00%)"] * 2
 
 
-def test_one_seed_has_no_deviation_and_a_missing_cell_says_so():
+def test_one_seed_has_no_deviation_and_a_missing_cell_says_so() -> None:
     text = table([result("MP", 4, 0, 0.1), result("LAP", 4, 0, 0.05), result("MP", 5, 0, 0.2)])
     assert cells(text, "LAP") == ["5.00 (-50.00%)", "-"]
 
 
-def test_the_papers_figures_stand_below_ours_only_where_the_data_is_the_same():
+def test_the_papers_figures_stand_below_ours_only_where_the_data_is_the_same() -> None:
     mine = [result(m, t, s, 0.1, "mnist") for m in ("MP", "LAP") for t in (4, 5) for s in (0, 1)]
     text = table(mine)
     published = [line for line in text.splitlines() if line.startswith("| *paper*")]
@@ -59,12 +67,12 @@ def test_the_papers_figures_stand_below_ours_only_where_the_data_is_the_same():
     assert "*paper*" not in table([result("MP", 4, 0, 0.1, "digits")])
 
 
-def test_a_cell_of_fewer_seeds_says_so():
+def test_a_cell_of_fewer_seeds_says_so() -> None:
     results = [result("MP", 4, seed, 0.1) for seed in (0, 1)] + [result("LAP", 4, 0, 0.05)]
     assert cells(table(results), "LAP") == ["5.00 (-50.00%) [1 seed]"]
 
 
-def test_runs_of_different_settings_are_never_averaged():
+def test_runs_of_different_settings_are_never_averaged() -> None:
     short = result("MP", 4, 0, 0.1)
     long = replace(short, trial=replace(short.trial, train_steps=7))
     assert by_run([short, long, short]) == [[short, short], [long]]
@@ -72,7 +80,7 @@ def test_runs_of_different_settings_are_never_averaged():
         table([short, long])
 
 
-def test_a_level_tells_densities_and_multiply_adds():
+def test_a_level_tells_densities_and_multiply_adds() -> None:
     layers = tuple(LayerCount(f"{i}", 200, kept, 10, 0) for i, kept in enumerate((5, 40, 10)))
     rows = [replace(result(m, 4, 0, 0.1), layers=layers, multiply_adds=share)
             for m, share in (("MP", 0.02), ("LAP", 0.03))]  # fmt: skip
@@ -86,8 +94,8 @@ def test_a_level_tells_densities_and_multiply_adds():
     assert sheets(old)[0].levels == ()
 
 
-def test_schedules_are_compared_within_a_network_only():
-    def run(schedule, activation, error, cycles):
+def test_schedules_are_compared_within_a_network_only() -> None:
+    def run(schedule: str, activation: str, error: float, cycles: int) -> list[Result]:
         first = result("MP", 4, 0, error)
         trial = replace(first.trial, schedule=schedule, activation=activation, cycles=cycles)
         other = replace(result("LAP", 4, 0, error / 2), trial=replace(trial, method="LAP"))

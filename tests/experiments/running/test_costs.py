@@ -1,5 +1,8 @@
 """Multiply-adds counted by hand: kernel size times output positions, image sides in brackets."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -33,7 +36,7 @@ RESNET18 = (
 )
 
 
-def _graph(module, chain, shape):
+def _graph(module: nn.Module, chain: Sequence[Any], shape: tuple[int, ...]) -> lap_jax.Graph:
     variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *shape)))
     return lap_jax.chain(variables["params"], chain, variables.get("batch_stats"))
 
@@ -48,7 +51,9 @@ def _graph(module, chain, shape):
         ("resnet18", (32, 32, 3), RESNET18),
     ],
 )
-def test_multiply_adds_of_the_whole_network(model, shape, wanted):
+def test_multiply_adds_of_the_whole_network(
+    model: str, shape: tuple[int, ...], wanted: int
+) -> None:
     setting = PAPER_MODELS[model]
     module = setting.build(10, setting.activation)
     graph = _graph(module, setting.chain, shape)
@@ -57,7 +62,7 @@ def test_multiply_adds_of_the_whole_network(model, shape, wanted):
     assert multiply_adds(found, {layer.name: layer.size for layer in graph.layers}) == wanted
 
 
-def test_hand_computed_numbers():
+def test_hand_computed_numbers() -> None:
     assert CONV6 == 153_881_088
     assert VGG19 == 398_136_320
     # With the 1x1 shortcuts, 3 * 64 * 128 * 16**2, it is the 0.56 G that is quoted for ResNet-18.
@@ -65,7 +70,7 @@ def test_hand_computed_numbers():
     assert RESNET18 + 3 * 64 * 128 * 16**2 == 555_422_720
 
 
-def test_positions_follow_strides_pooling_and_the_size_of_the_image():
+def test_positions_follow_strides_pooling_and_the_size_of_the_image() -> None:
     setting = PAPER_MODELS["resnet18"]
     module = setting.build(10, "relu")
     found = positions(module, (48, 32, 3), _graph(module, setting.chain, (48, 32, 3)))
@@ -75,10 +80,10 @@ def test_positions_follow_strides_pooling_and_the_size_of_the_image():
     assert found["Dense_0"] == 1
 
 
-def test_a_layer_that_is_used_twice_counts_twice():
+def test_a_layer_that_is_used_twice_counts_twice() -> None:
     class Twice(nn.Module):
         @nn.compact
-        def __call__(self, x, train=False):
+        def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
             conv = nn.Conv(3, (3, 3), name="conv")
             return conv(conv(x)).sum((1, 2))
 
@@ -86,5 +91,5 @@ def test_a_layer_that_is_used_twice_counts_twice():
     assert positions(Twice(), (5, 4, 3), graph) == {"conv": 2 * 5 * 4}
 
 
-def test_only_the_weights_that_are_kept_count():
+def test_only_the_weights_that_are_kept_count() -> None:
     assert multiply_adds({"a": 10, "b": 1}, {"a": 3, "b": 7}) == 37

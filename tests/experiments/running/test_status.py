@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,13 +21,13 @@ TRIALS = [
 ]
 
 
-def result(trial):
+def result(trial: Trial) -> Result:
     errors = (-1, 0.02), (0, 0.5), (50, 0.1)
     moments = tuple(Evaluation(step, 0.0, None, error, None) for step, error in errors)
     return Result(trial, 0.5**trial.tau, None, (), moments, 1.0)
 
 
-def said(folder, pid=None, host=None, **news):
+def said(folder: Path, pid: int | None = None, host: str | None = None, **news: float) -> str:
     """Let a process have written this news."""
     name = f"{host or socket.gethostname()}-{pid or os.getpid()}"
     (folder / "progress").mkdir(exist_ok=True)
@@ -36,20 +37,20 @@ def said(folder, pid=None, host=None, **news):
 
 
 @pytest.fixture(scope="module")
-def ended():
+def ended() -> int:
     """The number of a process that is no more."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
 
 
-def test_a_sweep_that_has_no_result_yet_is_only_read(tmp_path):
+def test_a_sweep_that_has_no_result_yet_is_only_read(tmp_path: Path) -> None:
     write_plan(tmp_path, TRIALS)
     assert status(tmp_path).splitlines() == ["0 of 8 cells done", "  MP: 0 of 4", "  LAP: 0 of 4"]
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
 
 
-def test_a_running_sweep_tells_cells_steps_eta_and_the_latest_results(tmp_path):
+def test_a_running_sweep_tells_cells_steps_eta_and_the_latest_results(tmp_path: Path) -> None:
     write_plan(tmp_path, TRIALS)
     Store(tmp_path).add([result(trial) for trial in TRIALS[:3]])
     write_progress(tmp_path, 250, 1000, time.time() - 50)
@@ -61,12 +62,11 @@ def test_a_running_sweep_tells_cells_steps_eta_and_the_latest_results(tmp_path):
     assert "1,000 of 1,000 steps, finished" in status(tmp_path)
 
 
-def test_silence_says_whether_the_process_is_there(tmp_path, ended):
+def test_silence_says_whether_the_process_is_there(tmp_path: Path, ended: int) -> None:
     write_plan(tmp_path, TRIALS)
-    long_ago = {"updated": time.time() - 500}
     said(tmp_path, ended)  # news a moment old: it may be another machine's number
     assert "ETA" in status(tmp_path)
-    name = said(tmp_path, ended, **long_ago)
+    name = said(tmp_path, ended, updated=time.time() - 500)
     assert f"process {name}: 250 of 1,000 steps, stopped: no news for 0:08:20" in status(tmp_path)
     said(tmp_path, updated=time.time() - 400)
     assert "still there: no news for 0:06:40" in status(tmp_path)
@@ -74,7 +74,7 @@ def test_silence_says_whether_the_process_is_there(tmp_path, ended):
     assert "stopped or stuck: no news for 0:05:00" in status(tmp_path)
 
 
-def test_a_process_that_ended_says_nothing_beside_those_at_work(tmp_path, ended):
+def test_a_process_that_ended_says_nothing_beside_those_at_work(tmp_path: Path, ended: int) -> None:
     write_plan(tmp_path, TRIALS)
     said(tmp_path, ended, updated=time.time() - 500)
     names = [said(tmp_path), said(tmp_path, 1, "elsewhere")]
@@ -82,18 +82,20 @@ def test_a_process_that_ended_says_nothing_beside_those_at_work(tmp_path, ended)
     assert sorted(line.split()[1].rstrip(":") for line in told) == sorted(names)
 
 
-def test_a_later_command_adds_to_the_plan(tmp_path):
+def test_a_later_command_adds_to_the_plan(tmp_path: Path) -> None:
     write_plan(tmp_path, TRIALS[:2])
     write_plan(tmp_path, TRIALS[1:4])
     assert status(tmp_path).startswith("0 of 4 cells done")
 
 
-def test_without_a_plan_it_counts_what_is_there(tmp_path):
+def test_without_a_plan_it_counts_what_is_there(tmp_path: Path) -> None:
     Store(tmp_path).add([result(trial) for trial in TRIALS[:2]])
     assert status(tmp_path).startswith("2 of 2 cells done; no plan says whether more are wanted")
 
 
-def test_no_sweep_and_one_of_another_version_say_so(tmp_path, capsys):
+def test_no_sweep_and_one_of_another_version_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["status", str(tmp_path)]) == 2
     assert f"error: no sweep in {tmp_path}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

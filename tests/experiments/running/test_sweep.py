@@ -6,10 +6,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -18,9 +21,9 @@ from experiments.data import Dataset
 from experiments.running import checkpoints, training
 from experiments.running import sweep as sweep_module
 from experiments.running.sweep import Options, Sweep, units_of
-from experiments.running.training import Trainer
+from experiments.running.training import Trainer, Training
 from experiments.running.trials import program_of, trainer_for
-from experiments.store import ResultsError, Store
+from experiments.store import Result, ResultsError, Store
 from experiments.trial import Trial
 
 ROOT = Path(__file__).parents[3]
@@ -32,9 +35,15 @@ TRIALS = [
     for tau in (2, 5)
 ] + [replace(TRIAL, method="unpruned", tau=0, seed=seed) for seed in (0, 1)]
 
+Results = dict[Trial, Result]
+Whole = tuple[Results, int]
+"""Results of a sweep, without their times, and how many steps it took."""
+Uninterrupted = tuple[Results, str, float, Path]
+"""Results, table, seconds and folder of a sweep in a process of its own."""
+
 
 @pytest.fixture(scope="module")
-def toy():
+def toy() -> Dataset:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(120, 4, 4, 1)).astype(np.float32)
     y = (x.reshape(120, -1) @ rng.normal(size=(16, 3))).argmax(1).astype(np.int32)
@@ -42,11 +51,11 @@ def toy():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_trainer_per_program():
+def one_trainer_per_program() -> Iterator[None]:
     """Compile each program once for all sweeps of this file, as one sweep does for its units."""
     known = {}
 
-    def remembered(trial, dataset, devices):
+    def remembered(trial: Trial, dataset: Dataset, devices: list[Any] | None) -> Trainer:
         place = program_of(trial), dataset.name, tuple(devices or ())
         if place not in known:
             known[place] = trainer_for(trial, dataset, devices)
@@ -57,30 +66,33 @@ def one_trainer_per_program():
         yield
 
 
-def options(**choices):
+def options(**choices: Any) -> Options:
     return Options(**{"devices": tuple(jax.devices()[:2]), **choices})
 
 
-def run(wanted, dataset, folder, **choices):
-    store, ticks = Store(folder), []
+def run(wanted: Sequence[Trial], dataset: Dataset, folder: Path, **choices: Any) -> Whole:
+    store = Store(folder)
+    ticks: list[int] = []
     sweep = Sweep(wanted, dataset, store, options(**choices))
     sweep.run(ticks.append, lambda _: None)
     return {result.trial: replace(result, seconds=0.0) for result in store.load()}, sum(ticks)
 
 
 @pytest.fixture(scope="module")
-def whole(toy, tmp_path_factory):
+def whole(toy: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return run(TRIALS, toy, tmp_path_factory.mktemp("whole"))
 
 
-def test_all_trials_give_a_result_and_every_step_is_counted(whole, toy, tmp_path):
+def test_all_trials_give_a_result_and_every_step_is_counted(
+    whole: Whole, toy: Dataset, tmp_path: Path
+) -> None:
     results, ticks = whole
     assert set(results) == set(TRIALS)
     sweep = Sweep(TRIALS, toy, Store(tmp_path), options())
     assert ticks == sweep.steps_left == 2 * 20 + 18 * 10
 
 
-def test_what_is_done_is_not_done_again(whole, toy, tmp_path):
+def test_what_is_done_is_not_done_again(whole: Whole, toy: Dataset, tmp_path: Path) -> None:
     run(TRIALS, toy, tmp_path)
     _, ticks = run(TRIALS, toy, tmp_path)
     assert ticks == 0
@@ -90,16 +102,19 @@ def test_what_is_done_is_not_done_again(whole, toy, tmp_path):
 
 
 @pytest.mark.parametrize("index", [1, 17])
-def test_a_network_among_others_equals_its_run_alone(index, whole, toy, tmp_path):
+def test_a_network_among_others_equals_its_run_alone(
+    index: int, whole: Whole, toy: Dataset, tmp_path: Path
+) -> None:
     alone, _ = run([TRIALS[index]], toy, tmp_path, width=1)
     one, other = alone[TRIALS[index]], whole[0][TRIALS[index]]
     assert one.kept == other.kept
-    for mine, theirs in zip(one.evaluations, other.evaluations, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-4)
+    chex.assert_trees_all_close(one.evaluations, other.evaluations, rtol=1e-4)
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_networks_in_one_program_train_as_each_alone(together, toy, monkeypatch):
+def test_networks_in_one_program_train_as_each_alone(
+    together: bool, toy: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a `jax.vmap`, as on an accelerator, or one after the other, as on a CPU."""
     each = training._each
     monkeypatch.setattr(training, "_each", lambda _, *rest: each(together, *rest))
@@ -117,21 +132,20 @@ def test_networks_in_one_program_train_as_each_alone(together, toy, monkeypatch)
         ends.append(jax.device_get(trainer.advance(state, keys, 0, 25)))
     for lane, alone in enumerate(ends[1:]):
         same = jax.tree.map(lambda leaf: leaf[lane], ends[0])  # noqa: B023
-        jax.tree.map(
-            lambda mine, theirs: np.testing.assert_allclose(mine, theirs[0], rtol=1e-4, atol=1e-6),
-            same, alone,
-        )  # fmt: skip
+        chex.assert_trees_all_close(
+            same, jax.tree.map(lambda leaf: leaf[0], alone), rtol=1e-4, atol=1e-6
+        )
         kernel = same.network.params["Dense_0"]["kernel"]
         assert (kernel != 0).sum() == round(0.2 * kernel.size)
 
 
-def test_methods_of_a_seed_share_the_trained_network(whole):
+def test_methods_of_a_seed_share_the_trained_network(whole: Whole) -> None:
     results, _ = whole
     for seed in (0, 1):
         assert len({r.trained for trial, r in results.items() if trial.seed == seed}) == 1
 
 
-def test_kept_is_the_share_of_weights_that_the_level_leaves(whole):
+def test_kept_is_the_share_of_weights_that_the_level_leaves(whole: Whole) -> None:
     results, _ = whole
     sizes = {"first": 16 * 1000, "last": 1000 * 3}
     for trial, result in results.items():
@@ -140,7 +154,7 @@ def test_kept_is_the_share_of_weights_that_the_level_leaves(whole):
         assert [layer.name for layer in result.layers] == ["Dense_0", "Dense_1"]
 
 
-def test_the_control_is_not_pruned(whole):
+def test_the_control_is_not_pruned(whole: Whole) -> None:
     results, _ = whole
     control = results[TRIALS[-1]]
     assert control.kept == 1
@@ -152,14 +166,14 @@ def test_the_control_is_not_pruned(whole):
     ("stop_after", "checkpoint_seconds"), [(0, 60.0), (3, 0.0), (11, 0.0), (11, 60.0)]
 )
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
-    whole, toy, tmp_path, stop_after, checkpoint_seconds
-):
+    whole: Whole, toy: Dataset, tmp_path: Path, stop_after: int, checkpoint_seconds: float
+) -> None:
     class Killed(BaseException):
         pass
 
     seen = 0
 
-    def tick(_):
+    def tick(_: int) -> None:
         nonlocal seen
         seen += 1
         if seen > stop_after:
@@ -173,7 +187,9 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_checkpoints_spare_steps(toy, tmp_path, monkeypatch):
+def test_checkpoints_spare_steps(
+    toy: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Killed(BaseException):
         pass
 
@@ -181,7 +197,7 @@ def test_checkpoints_spare_steps(toy, tmp_path, monkeypatch):
     saves = []
     save = checkpoints.save
 
-    def killing(folder, step, *rest):
+    def killing(folder: Path, step: int, *rest: Any) -> None:
         save(folder, step, *rest)
         saves.append(step)
         if len(saves) == 3:
@@ -194,7 +210,9 @@ def test_checkpoints_spare_steps(toy, tmp_path, monkeypatch):
     firsts = []
     advance = Trainer.advance
 
-    def watched(self, training, keys, first, count):
+    def watched(
+        self: Trainer, training: Training, keys: jax.Array, first: int, count: int
+    ) -> Training:
         firsts.append(first)
         return advance(self, training, keys, first, count)
 
@@ -203,7 +221,7 @@ def test_checkpoints_spare_steps(toy, tmp_path, monkeypatch):
     assert firsts[0] == saves[-1] > 0
 
 
-def test_units_hold_one_program_and_the_width(toy):
+def test_units_hold_one_program_and_the_width(toy: Dataset) -> None:
     mixed = [*TRIALS, replace(TRIAL, schedule="gradual", cycles=3)]
     units = units_of(mixed, lambda _: False, lambda _: 3)
     retrain = [trial for unit in units if unit.retrains for trial in unit.trials]
@@ -215,7 +233,7 @@ def test_units_hold_one_program_and_the_width(toy):
     assert len(alone.trials) == 1
 
 
-def test_evaluations_on_the_way(toy, tmp_path):
+def test_evaluations_on_the_way(toy: Dataset, tmp_path: Path) -> None:
     trial = replace(TRIAL, evaluate_every=4, evaluate_on=17)
     results, _ = run([trial], toy, tmp_path)
     (result,) = results.values()
@@ -223,7 +241,9 @@ def test_evaluations_on_the_way(toy, tmp_path):
     assert all(round(17 * moment.test_error, 6) % 1 == 0 for moment in result.evaluations)
 
 
-def test_a_locked_database_is_an_error_that_loses_nothing(whole, toy, tmp_path, monkeypatch):
+def test_a_locked_database_is_an_error_that_loses_nothing(
+    whole: Whole, toy: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(tmp_path)
     sweep = Sweep(TRIALS[:2], toy, store, options())
     connect = sqlite3.connect
@@ -238,12 +258,15 @@ def test_a_locked_database_is_an_error_that_loses_nothing(whole, toy, tmp_path, 
 
 
 @pytest.mark.parametrize("what", ["results", "checkpoint"])
-def test_a_full_disk_is_an_error_that_loses_nothing(what, whole, toy, tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_that_loses_nothing(
+    what: str, whole: Whole, toy: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resource = pytest.importorskip("resource")
-    wanted, where = TRIALS[:2], (Store, "add") if what == "results" else (checkpoints, "save")
-    write = getattr(*where)
+    wanted = TRIALS[:2]
+    place, name = (Store, "add") if what == "results" else (checkpoints, "save")
+    write = getattr(place, name)
 
-    def full(*arguments):
+    def full(*arguments: Any) -> Any:
         monkeypatch.undo()  # once
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
@@ -252,7 +275,7 @@ def test_a_full_disk_is_an_error_that_loses_nothing(what, whole, toy, tmp_path, 
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    monkeypatch.setattr(*where, full)
+    monkeypatch.setattr(place, name, full)
     with pytest.raises((ResultsError, OSError)):
         run(wanted, toy, tmp_path, checkpoint_seconds=0.0)
     results, _ = run(wanted, toy, tmp_path, checkpoint_seconds=0.0)
@@ -263,7 +286,9 @@ def test_a_full_disk_is_an_error_that_loses_nothing(what, whole, toy, tmp_path, 
     "schedule",
     ["rewind", *(pytest.param(name, marks=pytest.mark.slow) for name in ("iterative", "gradual"))],
 )
-def test_schedules_end_at_their_level_and_resume(schedule, toy, tmp_path):
+def test_schedules_end_at_their_level_and_resume(
+    schedule: str, toy: Dataset, tmp_path: Path
+) -> None:
     wanted = [
         replace(TRIAL, method=method, seed=seed, schedule=schedule, cycles=3, retrain_steps=16)
         for method in ("MP", "RP")
@@ -279,7 +304,7 @@ def test_schedules_end_at_their_level_and_resume(schedule, toy, tmp_path):
 
     ticks = []
 
-    def tick(count):
+    def tick(count: int) -> None:
         ticks.append(count)
         if len(ticks) == 6:
             raise Killed
@@ -290,7 +315,9 @@ def test_schedules_end_at_their_level_and_resume(schedule, toy, tmp_path):
     assert run(wanted, toy, tmp_path / "killed")[0] == results
 
 
-def test_half_precision_computes_in_half_and_keeps_whole_parameters(toy, tmp_path):
+def test_half_precision_computes_in_half_and_keeps_whole_parameters(
+    toy: Dataset, tmp_path: Path
+) -> None:
     half = replace(TRIAL, dtype="bfloat16")
     results, _ = run([TRIAL, half], toy, tmp_path)
     assert results[half].retrained != results[TRIAL].retrained
@@ -299,7 +326,7 @@ def test_half_precision_computes_in_half_and_keeps_whole_parameters(toy, tmp_pat
     )
     trainer = trainer_for(half, toy, jax.devices()[:1])
     network = trainer.init(jax.random.split(jax.random.key(0), 1))
-    assert {leaf.dtype for leaf in jax.tree.leaves(network)} == {np.dtype("float32")}
+    chex.assert_type(jax.tree.leaves(network), np.float32)
 
 
 FLAGS = (
@@ -308,7 +335,7 @@ FLAGS = (
 )
 
 
-def start(out):
+def start(out: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     return subprocess.Popen(
         [sys.executable, "-m", "experiments", *FLAGS, "--out", str(out)],
@@ -316,12 +343,12 @@ def start(out):
     )  # fmt: skip
 
 
-def outcome(folder):
+def outcome(folder: Path) -> Results:
     return {r.trial: replace(r, seconds=0.0) for r in Store(folder).load()}
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
     folder = tmp_path_factory.mktemp("uninterrupted")
     before = time.monotonic()
     with start(folder) as process:
@@ -331,7 +358,7 @@ def uninterrupted(tmp_path_factory):
     return outcome(folder), (folder / "table.md").read_text(), seconds, folder
 
 
-def killed_and_resumed(folder, kills, seconds, seed):
+def killed_and_resumed(folder: Path, kills: int, seconds: float, seed: int) -> int:
     """Kill a sweep at random moments of its life, then let it end."""
     moments, survived = random.Random(seed), 0
     for _ in range(kills):
@@ -346,7 +373,9 @@ def killed_and_resumed(folder, kills, seconds, seed):
     return survived
 
 
-def test_a_killed_sweep_ends_as_one_that_was_not(uninterrupted, tmp_path):
+def test_a_killed_sweep_ends_as_one_that_was_not(
+    uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
     results, table, seconds, _ = uninterrupted
     killed_and_resumed(tmp_path, 2, seconds, seed=0)
     assert outcome(tmp_path) == results
@@ -354,7 +383,7 @@ def test_a_killed_sweep_ends_as_one_that_was_not(uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
-def test_thirty_kills_change_nothing(uninterrupted, tmp_path):
+def test_thirty_kills_change_nothing(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
     results, table, seconds, _ = uninterrupted
     done = 0
     for number in range(10):
@@ -365,7 +394,7 @@ def test_thirty_kills_change_nothing(uninterrupted, tmp_path):
     assert done < 15  # most were killed before their end
 
 
-def test_two_processes_share_a_sweep(uninterrupted, tmp_path):
+def test_two_processes_share_a_sweep(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
     results, table, *_ = uninterrupted
     processes = [start(tmp_path), start(tmp_path)]
     outputs = [process.communicate(timeout=300) for process in processes]
@@ -377,7 +406,7 @@ def test_two_processes_share_a_sweep(uninterrupted, tmp_path):
     assert len(lines) == len(set(lines)) == 10  # no cell was done twice
 
 
-def test_the_database_has_a_row_per_cell_and_evaluation(uninterrupted):
+def test_the_database_has_a_row_per_cell_and_evaluation(uninterrupted: Uninterrupted) -> None:
     folder = uninterrupted[-1]
     with closing(sqlite3.connect(folder / "results.sqlite")) as connection:
         cells = connection.execute("SELECT trial, made_with FROM cells").fetchall()

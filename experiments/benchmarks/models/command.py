@@ -1,0 +1,150 @@
+"""The command `models`: row by row, and on with what is there."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import importlib.metadata
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+import lap_jax
+from experiments.benchmarks.models.catalogue import entries
+from experiments.benchmarks.models.row import Entry, Row, found, missing
+from experiments.benchmarks.models.table import from_json, table, to_json
+from experiments.files import write_atomically
+from experiments.running.progress import progress
+
+
+@dataclass(frozen=True)
+class Models:
+    """Trace models of other libraries, as far as they are installed, and check the graphs."""
+
+    only: tuple[str, ...] = ()
+    """Which rows, as LIBRARY/MODEL/DTYPE; patterns are welcome. By default all."""
+    list: bool = False
+    """Only say which rows there are."""
+    oracle: bool = True
+    """Also check the edges by perturbing channels; takes most of the time."""
+    again: bool = False
+    """Also do rows that are done."""
+    big_vision: Path | None = None
+    """Folder of a checkout of big_vision."""
+    flax: Path | None = None
+    """Folder of a checkout of Flax, for its examples."""
+    out: Path = Path("results/benchmark-models")
+    """Folder for models.md and models.json; the command goes on with what it finds there."""
+
+
+def models(command: Models, say: Callable[[str], None] = print) -> str:
+    """Do the rows that are not done, and return the table of all; empty if they are only listed.
+
+    Raises:
+      ValueError: if a pattern matches no row, or the folder holds rows of another version.
+    """
+    known = entries(command.big_vision, command.flax)
+    wanted = chosen(known, command.only)
+    if command.list:
+        say("\n".join(map(_listed, wanted)))
+        return ""
+    command.out.mkdir(parents=True, exist_ok=True)
+    path = command.out / "models.json"
+    rows = {_key(row): row for row in from_json(path.read_text())} if path.exists() else {}
+    digest = digest_of(Path(lap_jax.__file__).parent)
+    versions = {entry.name: versions_of(entry, digest) for entry in wanted}
+    todo = [
+        entry for entry in wanted
+        if command.again or not is_done(rows.get(entry.name), entry, versions[entry.name])
+    ]  # fmt: skip
+    order = [entry.name for entry in known]
+    with progress(len(todo), "models") as (tick, note):
+        for entry in todo:
+            row = found(entry, versions[entry.name], command.oracle)
+            rows[entry.name] = row
+            note(f"{entry.name}: {_said(row)}")
+            tick(1)
+            some = [rows[name] for name in order if name in rows]
+            write_atomically(path, to_json(some).encode())
+            write_atomically(command.out / "models.md", table(some).encode())
+    text = table([rows[name] for name in order if name in rows])
+    write_atomically(command.out / "models.md", text.encode())
+    say(text)
+    return text
+
+
+def chosen(known: Sequence[Entry], patterns: Sequence[str]) -> list[Entry]:
+    """Return the entries that a pattern matches, all without one.
+
+    Raises:
+      ValueError: for a pattern that matches none.
+    """
+    for pattern in patterns:
+        if not any(_matches(entry, pattern) for entry in known):
+            raise ValueError(f"--only: no row matches {pattern!r}; see --list")
+    if not patterns:
+        return list(known)
+    return [entry for entry in known if any(_matches(entry, pattern) for pattern in patterns)]
+
+
+def is_done(row: Row | None, entry: Entry, versions: dict[str, str]) -> bool:
+    """Return whether a row says all that can be said of an entry, with these versions."""
+    if row is None or row.versions != versions:
+        return False
+    return row.missing == missing(entry)
+
+
+def versions_of(entry: Entry, digest: str) -> dict[str, str]:
+    """Return the versions that a row depends on."""
+    own = {}
+    if entry.folder:
+        own[entry.library] = _commit(entry.folder)
+    elif not missing(entry) and entry.package:
+        own[entry.library] = importlib.metadata.version(entry.library)
+    return own | {"jax": jax.__version__, "lap_jax": digest}
+
+
+def digest_of(folder: Path) -> str:
+    """Return a short digest of the Python files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _key(row: Row) -> str:
+    return f"{row.library}/{row.model}/{row.dtype}"
+
+
+def _matches(entry: Entry, pattern: str) -> bool:
+    return any(fnmatch.fnmatchcase(entry.name, end) for end in (pattern, f"{pattern}/*"))
+
+
+def _listed(entry: Entry) -> str:
+    absent = missing(entry)
+    return entry.name + (f" ({absent})" if absent else "")
+
+
+def _said(row: Row) -> str:
+    if row.missing or row.error:
+        return row.missing or row.error
+    edges = f"{row.agree}/{row.edges - row.stopped} edges agree" if row.edges else "not checked"
+    lost = f", {len(row.lost)} kernels lost" if row.lost else ""
+    return (
+        f"{row.kernels} kernels{lost}, {len(row.barriers)} barriers, {edges}, "
+        f"{row.seconds:.1f} s, the oracle {row.oracle:.1f} s"
+    )
+
+
+def _commit(folder: str) -> str:
+    try:
+        return subprocess.run(
+            ["git", "-C", folder, "rev-parse", "--short=8", "HEAD"],
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,184 @@
+"""What is found of one model: a row of the table."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks.models.claims import judge
+from experiments.benchmarks.models.example import Example, leaves_by_path, stirred
+from experiments.benchmarks.models.oracle import reached
+from lap_jax import Graph, lookahead_masks, trace
+
+SPARSITY = 0.5
+SHOWN = 160
+"""Characters of an error."""
+
+
+class Entry(NamedTuple):
+    """A model that can be tried.
+
+    Attributes:
+      library: the package's name, as one installs it; of a checkout the repository's.
+      model, dtype: what is built.
+      build: builds it.
+      package: what is imported; empty: nothing beside what the experiments need.
+      folder: of a checkout; None: there is none, or it was not given.
+      weightless: whether there are only shapes, so that it is traced and no more.
+    """
+
+    library: str
+    model: str
+    dtype: str
+    build: Callable[[], Example]
+    package: str = ""
+    folder: str | None = None
+    weightless: bool = False
+
+    @property
+    def name(self) -> str:
+        """What ``--only`` matches."""
+        return f"{self.library}/{self.model}/{self.dtype}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is found of a model.
+
+    Attributes:
+      library, model, dtype: of the entry.
+      versions: of the library, of JAX, and of `lap_jax` a digest of its files.
+      parameters: how many.
+      layers: of the graph.
+      kernels: leaves that they are.
+      unread: floating leaves of two axes or more that no layer is and no factor takes.
+      lost: those that the oracle sees meet an activation as kernels do, in whole or in part.
+      barriers: of the graph.
+      edges, agree, stopped, differ: see `Verdict`; no edges where the oracle was not asked.
+      trace, first, later, oracle: seconds of CPU, which other work on the machine does not add to.
+      error: in one line; empty if all went well.
+      missing: what is to be installed or given for this row; then nothing is known.
+    """
+
+    library: str
+    model: str
+    dtype: str
+    versions: dict[str, str]
+    parameters: int = 0
+    layers: int = 0
+    kernels: int = 0
+    unread: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    barriers: tuple[str, ...] = ()
+    edges: int = 0
+    agree: int = 0
+    stopped: int = 0
+    differ: tuple[str, ...] = ()
+    trace: float = 0.0
+    first: float = 0.0
+    later: float = 0.0
+    oracle: float = 0.0
+    error: str = ""
+    missing: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """From trace to masks."""
+        return self.trace + self.first
+
+
+def missing(entry: Entry) -> str:
+    """Return what is to be installed or given for an entry; empty if it can be built."""
+    if entry.folder == "":
+        return f"give the folder of a checkout of {entry.library}"
+    if entry.package and importlib.util.find_spec(entry.package) is None:
+        return f"{entry.package} is not installed"
+    return ""
+
+
+def found(entry: Entry, versions: dict[str, str], look: bool = True) -> Row:
+    """Build a model, trace it, make its masks and ask the oracle.
+
+    Args:
+      entry: the model.
+      versions: what the row says of them.
+      look: whether to ask the oracle.
+    """
+    about: dict[str, Any] = {
+        "library": entry.library, "model": entry.model, "dtype": entry.dtype, "versions": versions,
+    }  # fmt: skip
+    absent = missing(entry)
+    if absent:
+        return Row(**about, missing=absent)
+    jax.clear_caches()  # or a model would find its programs compiled by the one before
+    try:
+        example = entry.build()
+    except Exception as error:
+        return Row(**about, error=f"cannot be built: {_line(error)}")
+    leaves = leaves_by_path(example.variables)
+    about["parameters"] = sum(int(np.prod(jnp.shape(leaf))) for leaf in leaves.values())
+    stage = "trace"
+    try:
+        start = time.process_time()
+        graph = trace(example.function, example.variables, *example.inputs)
+        about["trace"] = time.process_time() - start
+        about |= _of_graph(graph, leaves)
+        if not entry.weightless:
+            stage = "masks"
+            about["first"], about["later"] = (_masks(example, graph) for _ in range(2))
+            if look:
+                stage = "oracle"
+                about |= _judged(example, graph, leaves)
+    except Exception as error:
+        return Row(**about, error=f"{stage}: {_line(error)}")
+    return Row(**about)
+
+
+def _of_graph(graph: Graph, leaves: dict[str, Any]) -> dict[str, Any]:
+    kernels = {layer.path for layer in graph.layers}
+    parts: list[Any] = [*graph.layers, *graph.junctions]
+    taken = kernels | {factor.path for part in parts for factor in part.factors}
+    floating = [
+        path for path, leaf in leaves.items()
+        if jnp.ndim(leaf) >= 2 and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    ]  # fmt: skip
+    return {
+        "layers": len(graph.layers),
+        "kernels": len(kernels),
+        "unread": tuple(path for path in floating if path not in taken),
+        "barriers": tuple(f"{stop.primitive}: {stop.why}" for stop in graph.barriers),
+    }
+
+
+def _masks(example: Example, graph: Graph) -> float:
+    start = time.process_time()
+    jax.block_until_ready(lookahead_masks(example.variables, graph, SPARSITY))
+    return time.process_time() - start
+
+
+def _judged(example: Example, graph: Graph, leaves: dict[str, Any]) -> dict[str, Any]:
+    start = time.process_time()
+    variables = stirred(example.variables)
+    arrays, structure = jax.tree.flatten(variables)
+    inputs, given = jax.tree.flatten(example.inputs)
+
+    def model(arrays: Any, inputs: Any) -> Any:
+        return example.function(
+            jax.tree.unflatten(structure, arrays), *jax.tree.unflatten(given, inputs)
+        )
+
+    verdict = judge(graph, reached(jax.make_jaxpr(model)(arrays, inputs), arrays, inputs), leaves)
+    return verdict._asdict() | {"oracle": time.process_time() - start}
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    text = f"{type(error).__name__}: {lines[0]}"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

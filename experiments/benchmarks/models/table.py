@@ -1,0 +1,119 @@
+"""The rows as Markdown, and as a file that a later run goes on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from experiments.benchmarks.models.row import SPARSITY, Row
+
+LIMIT = 10.0
+"""Seconds from trace to masks that no small model is to need."""
+LISTED = 12
+"""Lines of a model's list at most."""
+
+HEADER = (
+    "Model", "dtype", "Parameters", "Kernels", "Not read", "Barriers", "Edges agree",
+    "Trace", "First masks", "Later",
+)  # fmt: skip
+INTRODUCTION = f"""\
+Models of other libraries, small, with made-up weights: does `lap_jax.trace` read them, and read
+them right? *Kernels*: leaves that are layers of the graph. *Not read*: leaves of two axes or more
+that are none and no factor, in bold how many of them meet an activation as kernels do. *Barriers*:
+places where lookahead stops. *Edges agree*: of the pairs of layers that are neighbours in the graph
+or by perturbation, those where all channels that were tried go the same way; those that a barrier
+keeps apart are counted after a plus. Seconds are those of the CPU: of the trace, and of masks of
+LAP at {SPARSITY:.0%}."""
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return Markdown: a table for each library, then what is wrong, model by model."""
+    parts = ["# Models", INTRODUCTION, _summary(rows)]
+    for library in dict.fromkeys(row.library for row in rows):
+        own = [row for row in rows if row.library == library]
+        versions = dict.fromkeys(_versions(row) for row in own)
+        parts += [f"## {library}", "; ".join(versions), _lines(own)]
+    details = [text for row in rows for text in _details(row)]
+    if details:
+        parts += ["## What differs", "\n".join(details)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def to_json(rows: Sequence[Row]) -> str:
+    """Return all of the rows as text."""
+    return json.dumps([asdict(row) for row in rows], indent=1) + "\n"
+
+
+def from_json(text: str) -> list[Row]:
+    """Return rows from text.
+
+    Raises:
+      ValueError: if it is no text of `to_json`.
+    """
+    try:
+        return [Row(**{name: _frozen(value) for name, value in row.items()})
+                for row in json.loads(text)]  # fmt: skip
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"rows of another version ({error})") from None
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    tried = [row for row in rows if not row.missing]
+    fine = [row for row in tried if not row.error]
+    whole = [row for row in fine if not row.lost and not row.differ and not row.barriers]
+    slow = [f"{row.library} {row.model} ({row.seconds:.0f} s)" for row in fine
+            if row.seconds > LIMIT]  # fmt: skip
+    lines = [
+        f"{len(tried)} models: {len(whole)} read whole and as the oracle sees them, "
+        f"{len(fine) - len(whole)} with something lost or stopped, {len(tried) - len(fine)} not at "
+        f"all. Edges: {sum(row.agree for row in fine)} of {sum(row.edges for row in fine)} agree, "
+        f"{sum(row.stopped for row in fine)} are behind barriers.",
+        f"More than {LIMIT:.0f} s from trace to masks: {', '.join(slow) or 'none'}.",
+    ]
+    return "\n".join(lines)
+
+
+def _versions(row: Row) -> str:
+    return ", ".join(f"{name} {version}" for name, version in row.versions.items())
+
+
+def _lines(rows: Iterable[Row]) -> str:
+    cells = [HEADER, ("---", "---", *["---:"] * (len(HEADER) - 2)), *map(_cells, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    if row.missing or (row.error and not row.layers):
+        return (row.model, row.dtype, _text(row.missing or row.error), *[""] * (len(HEADER) - 3))
+    unread = str(len(row.unread)) + (f", **{len(row.lost)}**" if row.lost else "")
+    edges = f"{row.agree}/{row.edges - row.stopped}" if row.edges else "-"
+    return (
+        row.model, row.dtype, f"{row.parameters:,}", str(row.kernels), unread,
+        str(len(row.barriers)), edges + (f" + {row.stopped}" if row.stopped else ""),
+        *(f"{value:.2f}" if value else "-" for value in (row.trace, row.first, row.later)),
+    )  # fmt: skip
+
+
+def _details(row: Row) -> list[str]:
+    lists = {
+        "error": [row.error] if row.error and row.layers else [],
+        "kernels not read": row.lost,
+        "barriers": row.barriers,
+        "edges": row.differ,
+    }
+    lines = [f"- {row.library} {row.model}, {row.dtype}"]
+    for title, texts in lists.items():
+        if texts:
+            more = [f"and {len(texts) - LISTED} more"] if len(texts) > LISTED else []
+            lines.append(f"  - {title}: " + "; ".join([*map(_text, texts[:LISTED]), *more]))
+    return lines if len(lines) > 1 else []
+
+
+def _text(text: str) -> str:
+    return text.replace("|", "\\|")

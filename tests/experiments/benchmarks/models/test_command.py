@@ -1,0 +1,105 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from experiments.benchmarks.__main__ import main
+from experiments.benchmarks.models import command
+from experiments.benchmarks.models.catalogue import entries
+from experiments.benchmarks.models.example import Example, noise
+from experiments.benchmarks.models.row import Entry, Row, found, missing
+from experiments.benchmarks.models.table import from_json, table, to_json
+
+
+def tiny() -> Example:
+    params = {"a": noise(3, 4), "b": noise(4, 2), "position": noise(5, 3)}
+
+    def network(p: Any, x: jax.Array) -> jax.Array:
+        return jax.nn.relu((x + p["position"]) @ p["a"]) @ p["b"]
+
+    return Example(network, params, (noise(2, 5, 3),))
+
+
+def broken() -> Example:
+    raise RuntimeError("first line\nsecond line")
+
+
+TINY = Entry("plain", "tiny", "float32", tiny)
+KNOWN = [
+    TINY,
+    Entry("plain", "broken", "float32", broken),
+    Entry("nowhere", "model", "float32", tiny, "no_such_package"),
+    Entry("checkout", "model", "float32", tiny, folder=""),
+]
+
+
+def test_a_row_says_what_was_read_and_that_it_is_right() -> None:
+    row = found(TINY, {"jax": "1"})
+    assert (row.parameters, row.layers, row.kernels) == (12 + 8 + 15, 2, 2)
+    assert (row.unread, row.lost) == (("position",), ())
+    assert (row.edges, row.agree, row.error) == (1, 1, "")
+    assert row.first > 0
+
+
+def test_what_is_missing_or_broken_is_a_row_too() -> None:
+    rows = [found(entry, {}) for entry in KNOWN[1:]]
+    assert rows[0].error == "cannot be built: RuntimeError: first line"
+    assert rows[1].missing == "no_such_package is not installed"
+    assert "folder of a checkout" in rows[2].missing
+
+
+def test_the_table_lists_what_differs() -> None:
+    fine = Row("a", "one", "float32", {"jax": "1"}, 10, 2, 2, edges=3, agree=3, first=1.0)
+    odd = replace(fine, model="two", edges=4, stopped=1, differ=("x -> y: not in the graph",),
+                  lost=("z",), unread=("z",), first=11.0)  # fmt: skip
+    text = table([fine, odd, replace(fine, model="three", layers=0, error="trace: a | b")])
+    assert "| one | float32 | 10 | 2 | 0 | 0 | 3/3 |" in text
+    assert "| two | float32 | 10 | 2 | 1, **1** | 0 | 3/3 + 1 |" in text
+    assert "edges: x -> y: not in the graph" in text
+    assert "masks: a two (11 s)." in text
+    assert "trace: a \\| b" in text
+    assert "1 read whole" in text
+
+
+def test_rows_come_back_from_a_file() -> None:
+    rows = [Row("a", "one", "float32", {"jax": "1"}, differ=("x", "y"))]
+    assert from_json(to_json(rows)) == rows
+    with pytest.raises(ValueError, match="another version"):
+        from_json(json.dumps([{"strange": 1}]))
+
+
+def test_the_command_goes_on_with_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done: list[str] = []
+
+    def counted(entry: Entry, versions: dict[str, str], look: bool) -> Row:
+        done.append(entry.name)
+        return Row(entry.library, entry.model, entry.dtype, versions, missing=missing(entry))
+
+    monkeypatch.setattr(command, "entries", lambda *_: KNOWN)
+    monkeypatch.setattr(command, "found", counted)
+    flags = ["models", "--out", str(tmp_path)]
+    assert main([*flags, "--only", "plain/*"]) == 0
+    assert done == ["plain/tiny/float32", "plain/broken/float32"]
+    assert main(flags) == 0
+    assert done[2:] == ["nowhere/model/float32", "checkout/model/float32"]
+    assert main([*flags, "--only", "plain/tiny", "--again"]) == 0
+    assert done[4:] == ["plain/tiny/float32"]
+    assert len(from_json((tmp_path / "models.json").read_text())) == 4
+    assert (tmp_path / "models.md").read_text() in capsys.readouterr().out
+    assert main([*flags, "--only", "strange"]) == 2
+    assert "no row matches 'strange'" in capsys.readouterr().err
+
+
+def test_list_builds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--list", "--only", "flax/*"]) == 0
+    assert "flax/Linen MLP/float32" in capsys.readouterr().out.splitlines()
+
+
+def test_rows_have_names_of_their_own() -> None:
+    names = [entry.name for entry in entries(None, None)]
+    assert len(set(names)) == len(names)
