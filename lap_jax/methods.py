@@ -32,6 +32,9 @@ class Method(NamedTuple):
       steps: number of passes in which the sparsity grows evenly to its full value.
       horizon: how many layers lookahead reaches ahead and back: 1 as in the paper, 0 for magnitude,
         "all" for the path score through the whole network.
+      effective: keep weights that lie on a path of kept weights from the network's input to its
+        output, as far as there are as many; others do nothing. Passes are repeated on what is left
+        of the candidates, until none is wasted.
       lags: score convolutions with the exact distortion of Eq. 4, which is not the product of norms
         of Eq. 5, but takes autocorrelations of the kernels before and after.
     """
@@ -42,6 +45,7 @@ class Method(NamedTuple):
     steps: int = 1
     horizon: int | str = 1
     lags: bool = False
+    effective: bool = False
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lap_jax.batching import for_each, is_traced
+from lap_jax.effective import effective_pass
 from lap_jax.graph.layers import Layer
 from lap_jax.methods import draws, looks
 from lap_jax.network import (
@@ -32,13 +33,12 @@ def prune(
 ) -> Masks:
     """Return the masks of the layers, in as many passes as ``kept`` ``[steps, layers]`` has."""
     graph, method = network.graph, network.method
+    if method.effective:
+        return _effectively(network, scope, kept, start, tops)
     if method.steps == 1:
         return _both(_pass(network, scope, start, kept[0], tops, None)[0], start)
     # The first pass starts from full masks, rather than being compiled apart from the others.
-    masks = start or {
-        layer.name: jnp.ones(layer.shape, bool, device=layout_over(network, layer.name))
-        for layer in graph.layers
-    }
+    masks = start or _full(network)
     found: dict[str, Flow] | None = None
     if not is_traced((network.kernels, kept, masks)):
         for step in range(method.steps):
@@ -54,6 +54,27 @@ def prune(
         return _both(masks, start), found
 
     return lax.fori_loop(0, method.steps, turn, (masks, found))[0]
+
+
+def _effectively(
+    network: Network, scope: Scope, kept: Any, start: Masks | None, tops: dict[str, jax.Array]
+) -> Masks:
+    """Return masks of effective weights: each step goes on from what the one before has left."""
+
+    def one_pass(candidates: Masks, kept: Any) -> Masks:
+        return _pass(network, scope, candidates, kept, tops, None)[0]
+
+    masks = start or _full(network)
+    for step in range(network.method.steps):
+        masks = effective_pass(network, scope, one_pass, masks, kept[step])
+    return masks
+
+
+def _full(network: Network) -> Masks:
+    return {
+        layer.name: jnp.ones(layer.shape, bool, device=layout_over(network, layer.name))
+        for layer in network.graph.layers
+    }
 
 
 def _both(masks: Masks, start: Masks | None) -> Masks:

@@ -64,6 +64,7 @@ def lookahead_masks(
     *,
     method: str | Method | Score = "LAP",
     steps: int | None = None,
+    effective: bool | None = None,
     scope: str | Scope = "layer",
     batch_stats: Any | None = None,
     key: jax.Array | None = None,
@@ -87,6 +88,8 @@ def lookahead_masks(
       method: one of `METHODS` by name, a `Method`, or a score function, which stands for
         ``Method(function)``.
       steps: number of sequential steps, in place of the method's own (1, or 5 for "-seq").
+      effective: whether only weights on a path from input to output are to be kept, in place of the
+        method's own choice (`Method`); `summarize` tells how many are.
       scope: what competes with what: "layer", "global", or a `Scope`, such as
         ``Scope(group=(2, 4))`` or ``Scope(unit="channel")``.
       batch_stats: running statistics of the batch norms in the chain, where ``params`` does not
@@ -126,6 +129,8 @@ def lookahead_masks(
     """
     graph = as_graph(params, chain, batch_stats)
     method = checked_method(method, steps, tensors or ())
+    if effective is not None:
+        method = method._replace(effective=effective)
     scope = checked_scope_of(method, scope)
     graph = with_outputs(graph, scope)
     levels = sparsity_per_layer(sparsity, [layer.name for layer in graph.prunable], graph.names)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lap_jax.errors import PruningError
@@ -15,7 +16,8 @@ from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Layer
 from lap_jax.paths import checked_mask, leaves_by_path
-from lap_jax.scoring.kernels import kernel_of
+from lap_jax.scoring.kernels import as_read, kernel_of, layout_of
+from lap_jax.scoring.liveness import alive, effective, lead_through
 from lap_jax.tables import text_table
 
 
@@ -31,6 +33,8 @@ class SummaryRow:
       dead: number of output neurons without a kept weight before them or, where a graph tells the
         next layers, after them.
       neurons: number of output neurons.
+      effective: number of kept weights on a path of kept weights from the network's input to its
+        output; the others do nothing. None without a graph, which tells the paths.
     """
 
     layer: str
@@ -39,6 +43,7 @@ class SummaryRow:
     kept: int
     dead: int
     neurons: int
+    effective: int | None = None
 
     @property
     def sparsity(self) -> float:
@@ -59,10 +64,12 @@ class Summary:
             sum(getattr(row, field) for row in self.rows)
             for field in ("size", "kept", "dead", "neurons")
         )
-        return SummaryRow("total", (), size, kept, dead, neurons)
+        known = [row.effective for row in self.rows if row.effective is not None]
+        effective = sum(known) if len(known) == len(self.rows) else None
+        return SummaryRow("total", (), size, kept, dead, neurons, effective)
 
     def __str__(self) -> str:
-        header = ("layer", "shape", "weights", "kept", "sparsity", "dead neurons")
+        header = ("layer", "shape", "weights", "kept", "sparsity", "effective", "dead neurons")
         rows = [
             (
                 row.layer,
@@ -70,11 +77,12 @@ class Summary:
                 f"{row.size:,}",
                 f"{row.kept:,}",
                 f"{row.sparsity:.2%}",
+                "-" if row.effective is None else f"{row.effective:,}",
                 f"{row.dead:,} of {row.neurons:,}",
             )
             for row in (*self.rows, self.total)
         ]
-        return text_table(header, rows, right=(2, 3, 4, 5))
+        return text_table(header, rows, right=(2, 3, 4, 5, 6))
 
 
 def summarize(masks: Any, graph: Graph | None = None) -> Summary:
@@ -83,9 +91,10 @@ def summarize(masks: Any, graph: Graph | None = None) -> Summary:
     Args:
       masks: as from `lookahead_masks`; every array of two or more axes is a kernel, the rest is
         left out.
-      graph: the layers and their neighbours. With it the rows follow its order, and a neuron whose
-        weights into all next layers are removed is dead too. Weights that it could not read
-        (`Graph.unread`) make a last row, "not in the graph": all of them stay.
+      graph: the layers and their neighbours. With it the rows follow its order, a neuron whose
+        weights into all next layers are removed is dead too, and effective weights are counted.
+        Weights that it could not read (`Graph.unread`) make a last row, "not in the graph": all of
+        them stay.
 
     Returns:
       The summary; its numbers are plain Python integers.
@@ -106,10 +115,10 @@ def summarize(masks: Any, graph: Graph | None = None) -> Summary:
     parts = {
         layer.name: np.asarray(kernel_of(layer, kernels[layer.path])) for layer in graph.layers
     }
-    read = _read(graph, parts)
+    read, done = _read(graph, parts), _effective(graph, parts)
     named = {layer.path for layer in graph.layers}
     rows = [
-        _row(layer.name, parts[layer.name], read[layer.name])
+        _row(layer.name, parts[layer.name], read[layer.name], int(done[layer.name].sum()))
         for layer in graph.layers
         if not layer.tied_to
     ]
@@ -121,14 +130,33 @@ def summarize(masks: Any, graph: Graph | None = None) -> Summary:
     )
 
 
-def _row(path: str, mask: np.ndarray, read: np.ndarray | None = None) -> SummaryRow:
+def _row(
+    path: str, mask: np.ndarray, read: np.ndarray | None = None, effective: int | None = None
+) -> SummaryRow:
     alive = mask.any(tuple(range(mask.ndim - 1)))
     if read is not None:
         alive = alive & read
     return SummaryRow(
         path.removesuffix("/kernel"), mask.shape, mask.size, int(mask.sum()),
-        int((~alive).sum()), mask.shape[-1],
+        int((~alive).sum()), mask.shape[-1], effective,
     )  # fmt: skip
+
+
+def _effective(graph: Graph, parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return, by layer that is not tied to another, which of its kept weights are effective."""
+
+    def lead(name: str, channels: jax.Array, forward: bool) -> jax.Array:
+        return lead_through(layout_of(graph[name]), jnp.asarray(parts[name]), channels, forward)
+
+    live = alive(graph, lead, False)
+    found: dict[str, np.ndarray] = {}
+    for layer in graph.layers:
+        layout, own = layout_of(layer), layer.tied_to or layer.name
+        mask = jnp.asarray(parts[layer.name])
+        mask = effective(layout, mask, live.reached[layer.name], live.read[layer.name])
+        first = np.asarray(as_read(layout, layout_of(graph[own]), mask))
+        found[own] = found[own] | first if own in found else first
+    return found
 
 
 def _read(graph: Graph, parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -55,6 +55,7 @@ FLOORS: list[set[str]] = [
     {"selection", "tracing", "report"},
     {"methods", "checks"},
     {"network"},
+    {"effective"},
     {"passes"},
     {"pruning"},
     {"gradual"},

@@ -82,11 +82,17 @@ def scored(
       others: further arguments by name.
     """
     names = {name for part in wants(score) for name in part}
-    arguments = {"input": _input(layout, sides.input), "output": _output(sides.output), **others}
+    arguments = {**along_kernel(layout, sides)._asdict(), **others}
     return score(widen(kernel), **{name: arguments[name] for name in arguments if name in names})
 
 
-def _input(layout: Layout, values: jax.Array | None) -> jax.Array:
+def along_kernel(layout: Layout, sides: Sides) -> Sides:
+    """Return values per neuron in shapes that broadcast against the kernel's; ones for None."""
+    output = jnp.ones(1, jnp.float32) if sides.output is None else sides.output
+    return Sides(_along_inputs(layout, sides.input), output)
+
+
+def _along_inputs(layout: Layout, values: jax.Array | None) -> jax.Array:
     """Return values per input neuron along the kernel's axis -2; with groups along both last."""
     if values is None:
         return jnp.ones((1, 1), jnp.float32)
@@ -95,10 +101,6 @@ def _input(layout: Layout, values: jax.Array | None) -> jax.Array:
     each = values.reshape(layout.groups, -1).T[..., None]  # [in / groups, groups, 1]
     width = layout.shape[-1] // layout.groups
     return jnp.broadcast_to(each, (*each.shape[:2], width)).reshape(each.shape[0], -1)
-
-
-def _output(values: jax.Array | None) -> jax.Array:
-    return jnp.ones(1, jnp.float32) if values is None else values
 
 
 def read_by_all(

@@ -377,6 +377,16 @@ def _lamp(scores: jax.Array) -> jax.Array:
     return found.reshape(scores.shape)
 
 
+def whole_units(scope: Scope, mask: jax.Array) -> jax.Array:
+    """Return the mask with every unit whole of which it holds a weight."""
+    if scope.unit == (1, 1):
+        return mask
+    if scope.unit == "channel":
+        return _to_weights(scope, _channels_last(scope, mask).any(0), mask.shape)
+    blocks = mask.reshape(_blocked(scope, mask.shape)).any((-3, -1))
+    return _to_weights(scope, blocks, mask.shape)
+
+
 def least_left(scope: Scope, mask: jax.Array) -> jax.Array:
     """Return how many units a mask leaves; with groups, of the group that has the fewest."""
     if scope.group is not None:

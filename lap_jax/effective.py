@@ -1,0 +1,291 @@
+"""Masks whose kept weights lie on a path from the network's input to its output.
+
+A pass selects among candidates, at first all weights. What the selection leaves without a path on a
+side is dropped from the candidates, unless fewer than are to stay would be left, and the pass is
+repeated until nothing is wasted. Where that comes to a stop before, candidates are thinned out by
+degrees: a small part of them goes at a time, and with it what has lost its path by that. What is
+wasted even then makes room for weights between neurons that are alive, which lie on a path as they
+are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding
+
+from lap_jax.batching import for_each, is_traced, turned
+from lap_jax.graph.layers import Layer
+from lap_jax.meshes import as_laid_out, everywhere, sharding_of
+from lap_jax.network import Masks, Network, tied_layers
+from lap_jax.scoring.kernels import Layout, as_read, layout_of
+from lap_jax.scoring.liveness import Alive, alive, effective, lead_through
+from lap_jax.selection.scopes import Scope, least_left, units, whole_units
+
+DEGREES = 40
+"""In how many steps candidates are thinned out, by less and less."""
+_ROUNDS = 4 * DEGREES  # of passes in all: the loop ends by itself before
+
+Pass = Callable[[Masks, Any], Masks]
+"""``(candidates, how many units are to stay by layer) -> masks``."""
+
+
+class _State(NamedTuple):
+    """What goes from one pass to the next.
+
+    Attributes:
+      candidates: weights that may be kept.
+      best, wasted: the masks with the fewest kept weights without a path, and how many these are.
+      degree: how far candidates are thinned out; 0: they are not.
+      rounds: passes made.
+      done: whether no further pass helps.
+    """
+
+    candidates: Masks
+    best: Masks
+    wasted: jax.Array
+    degree: jax.Array
+    rounds: jax.Array
+    done: jax.Array
+
+
+def effective_pass(
+    network: Network, scope: Scope, one_pass: Pass, start: Masks, kept: Any
+) -> Masks:  # fmt: skip
+    """Return masks of which as many weights as can be are effective; the counts are exact.
+
+    Args:
+      network, scope: what to prune, and what competes.
+      one_pass: prunes all layers once.
+      start: by layer, the weights that take part.
+      kept: how many units are to stay, by prunable layer (global: one); may be traced.
+    """
+    traced = is_traced((network.kernels, kept, start))
+    table = _by_degrees(network, scope, kept)
+    number = jnp.int32
+
+    def again(state: _State) -> _State:
+        ends = (state.degree == 0) | (state.degree == DEGREES)
+        found = one_pass(state.candidates, table[state.degree])
+        masks = {name: found[name] & state.candidates[name] for name in found}
+        live = _alive(network, masks)
+        base = _either(traced, ends, state.candidates, masks)
+        candidates, changed = _narrowed(network, scope, base, live, kept)
+        wasted = _wasted(network, masks, live)
+        better = ends & (wasted < state.wasted)
+        stuck = ends & ~changed
+        restart = stuck & (state.degree == 0) & (wasted > 0)
+        return _State(
+            _either(traced, restart, start, candidates),
+            _either(traced, better, masks, state.best),
+            jnp.where(better, wasted, state.wasted),
+            jnp.where(restart, number(1), jnp.where(ends, state.degree, state.degree + 1)),
+            state.rounds + 1,
+            ends & (wasted == 0) | stuck & ~restart,
+        )
+
+    first = _State(
+        start, start, number(np.iinfo(np.int32).max), number(0), number(0), jnp.bool_(False)
+    )
+    found = turned(lambda state: ~state.done & (state.rounds < _ROUNDS), again, first, traced)
+    if scope.group is not None or scope.unit != (1, 1):
+        return found.best  # the parts of a unit have paths or not each by itself
+
+    def mended() -> Masks:
+        return _mended(network, scope, one_pass, start, found.best, kept)
+
+    if traced:
+        return lax.cond(found.wasted > 0, mended, lambda: found.best)
+    return mended() if int(found.wasted) else found.best
+
+
+def _mended(
+    network: Network, scope: Scope, one_pass: Pass, start: Masks, masks: Masks, kept: Any
+) -> Masks:
+    """Return masks with weights between living neurons in the place of those without a path.
+
+    Where there are enough of them: a layer with fewer keeps its masks, and so its count.
+    """
+    live = _alive(network, masks)
+    reads = _reads(network, masks, live)
+    names = [layer.name for layer in network.graph.prunable]
+    own = for_each(_effective, {name: reads[name] for name in names})
+    room = for_each(_room, {
+        name: (reads[name][0], (start[name], reads[name][1][1], own[name])) for name in names
+    })  # fmt: skip
+    held = jnp.stack(
+        list(for_each(_count, {name: (None, (own[name],)) for name in names}).values())
+    )
+    free = jnp.stack(
+        list(for_each(_count, {name: (None, (room[name],)) for name in names}).values())
+    )
+    if scope.compare == "global":
+        held, free = jnp.sum(held, keepdims=True), jnp.sum(free, keepdims=True)
+    kept = jnp.asarray(kept)
+    enough = jnp.broadcast_to(held + free >= kept, (len(names),))
+    found = one_pass(_with_tied(network, masks | room), jnp.where(kept > held, kept - held, 0))
+    settled = for_each(_filled, {
+        name: (reads[name][0][1], (masks[name], own[name], found[name] & room[name], enough[place]))
+        for place, name in enumerate(names)
+    })  # fmt: skip
+    return _with_tied(network, masks | settled)
+
+
+def effective_masks(network: Network, masks: Mapping[str, jax.Array]) -> Masks:
+    """Return, by layer that is not tied to another, which of its kept weights are effective."""
+    return for_each(_effective, _reads(network, dict(masks), _alive(network, dict(masks))))
+
+
+def _by_degrees(network: Network, scope: Scope, kept: Any) -> jax.Array:
+    """Return how many units stay at each degree, ``[1 + DEGREES, layers]``; at first the last."""
+    sizes = [units(scope, layer.name, layer.shape) for layer in network.graph.prunable]
+    whole = jnp.asarray([sum(sizes)] if scope.compare == "global" else sizes, jnp.float32)
+    kept = jnp.asarray(kept)
+    share = jnp.maximum(kept, 1) / whole
+    steps = 1 - (1 - jnp.arange(1, DEGREES)[:, None] / DEGREES) ** 2
+    between = jnp.ceil(whole * share**steps).astype(kept.dtype)
+    return jnp.concatenate([kept[None], jnp.maximum(between, kept), kept[None]])
+
+
+def _either(traced: bool, choice: jax.Array, one: Masks, other: Masks) -> Masks:
+    if not traced:
+        return one if bool(choice) else other
+    return {name: jnp.where(choice, one[name], other[name]) for name in one}
+
+
+def _alive(network: Network, masks: Masks) -> Alive:
+    def lead(name: str, channels: jax.Array, forward: bool) -> jax.Array:
+        layout = layout_of(network.graph[name])
+        how = (layout, everywhere(sharding_of(masks[name])), forward)
+        return for_each(_lead, {name: (how, (masks[name], channels))})[name]
+
+    return alive(network.graph, lead, is_traced(masks))
+
+
+def _narrowed(
+    network: Network, scope: Scope, candidates: Masks, live: Alive, kept: Any
+) -> tuple[Masks, jax.Array]:
+    """Return the candidates without those that have no path, where enough of them are left.
+
+    Returns:
+      The candidates, and whether they are others than before.
+    """
+    reads = _reads(network, candidates, live)
+    calls = {
+        layer.name: ((scope, *reads[layer.name][0]), reads[layer.name][1])
+        for layer in network.graph.prunable
+    }
+    left = for_each(_left, calls)
+    counts = jnp.stack([left[name] for name in calls])
+    if scope.compare == "global":
+        counts = jnp.sum(counts, keepdims=True)
+    enough = jnp.broadcast_to(counts >= jnp.asarray(kept), (len(calls),))
+    settled = for_each(_dropped, {
+        name: (how, (*operands, enough[place]))
+        for place, (name, (how, operands)) in enumerate(calls.items())
+    })  # fmt: skip
+    new = candidates | {name: mask for name, (mask, _) in settled.items()}
+    changed = jnp.stack([changed for _, changed in settled.values()]).any()
+    return _with_tied(network, new), changed
+
+
+def _with_tied(network: Network, masks: Masks) -> Masks:
+    """Return masks in which the layers that read the weights of others have theirs."""
+    tied = {
+        other.name: ((layout_of(network.graph[name]), layout_of(other)), (masks[name],))
+        for name, others in tied_layers(network.graph).items()
+        for other in others
+    }
+    return masks | for_each(_as_read, tied)
+
+
+def _wasted(network: Network, masks: Masks, live: Alive) -> jax.Array:
+    """Return how many kept weights of the layers that are pruned have no path."""
+    reads = _reads(network, masks, live)
+    counts = for_each(_count_wasted, {
+        layer.name: reads[layer.name] for layer in network.graph.prunable
+    })  # fmt: skip
+    return jnp.sum(jnp.stack(list(counts.values())))
+
+
+_How = tuple[tuple[Layout, ...], NamedSharding | None]
+_Reads = tuple[_How, tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], ...]]]
+
+
+def _reads(network: Network, masks: Masks, live: Alive) -> dict[str, _Reads]:
+    """Return, by layer that is not tied to another, its mask and both sides of every reading."""
+    tied = tied_layers(network.graph)
+
+    def reads(layer: Layer) -> _Reads:
+        every = (layer, *tied.get(layer.name, ()))
+        sides = tuple((live.reached[each.name], live.read[each.name]) for each in every)
+        how = (tuple(map(layout_of, every)), sharding_of(masks[layer.name]))
+        return how, (masks[layer.name], sides)
+
+    return {layer.name: reads(layer) for layer in network.graph.layers if not layer.tied_to}
+
+
+# ---------------------------------------------------------------- programs of one layer
+
+
+def _lead(
+    how: tuple[Layout, NamedSharding | None, bool], mask: jax.Array, channels: jax.Array
+) -> jax.Array:
+    layout, sharding, forward = how
+    return as_laid_out(lead_through(layout, mask, channels, forward), sharding)
+
+
+def _room(how: _How, mask: jax.Array, sides: Any, own: jax.Array) -> jax.Array:
+    """Return the weights between living neurons that are not among those kept already."""
+    return as_laid_out(_effective(how, mask, sides) & ~own, how[1])
+
+
+def _filled(
+    sharding: NamedSharding | None, mask: jax.Array, own: jax.Array, new: jax.Array,
+    enough: jax.Array,
+) -> jax.Array:  # fmt: skip
+    return as_laid_out(jnp.where(enough, own | new, mask), sharding)
+
+
+def _count(_: None, mask: jax.Array) -> jax.Array:
+    return jnp.sum(mask, dtype=jnp.uint32)
+
+
+def _effective(how: _How, mask: jax.Array, sides: Any) -> jax.Array:
+    """Return the kept weights that are effective in one of the ways in which they are read."""
+    (first, *others), sharding = how
+    found = effective(first, mask, *sides[0])
+    for layout, own in zip(others, sides[1:], strict=True):
+        turned_mask = effective(layout, as_read(first, layout, mask), *own)
+        found |= as_read(layout, first, turned_mask)
+    return as_laid_out(found, sharding)
+
+
+def _left(how: tuple[Any, ...], mask: jax.Array, sides: Any) -> jax.Array:
+    return least_left(how[0], _useful(how, mask, sides)).astype(jnp.uint32)
+
+
+def _useful(how: tuple[Any, ...], mask: jax.Array, sides: Any) -> jax.Array:
+    """Return the candidates without those that have no path; units stay whole."""
+    scope, *rest = how
+    return mask & whole_units(scope, _effective(tuple(rest), mask, sides))
+
+
+def _dropped(
+    how: tuple[Any, ...], mask: jax.Array, sides: Any, enough: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    new = as_laid_out(jnp.where(enough, _useful(how, mask, sides), mask), how[2])
+    return new, jnp.any(new != mask)
+
+
+def _count_wasted(how: _How, mask: jax.Array, sides: Any) -> jax.Array:
+    return jnp.sum(mask & ~_effective(how, mask, sides), dtype=jnp.int32)
+
+
+def _as_read(how: tuple[Layout, Layout], mask: jax.Array) -> jax.Array:
+    return as_read(*how, mask)
