@@ -160,14 +160,22 @@ def test_measurements_of_another_network() -> None:
 
 def test_masks_of_another_network() -> None:
     first = masks(mlp(), 0.5)
-    with refused("masks hold no array at 'Dense_1/kernel'", "bool[9, 8]"):
-        masks(mlp(), 0.6, masks={name: first[name] for name in ("Dense_0", "Dense_2")})
+    with refused("mask 'Dense_3/kernel' has no parameter", "nearest: 'Dense_"):
+        masks(mlp(), 0.6, masks=first | {"Dense_3": first["Dense_2"]})
     first["Dense_1"]["kernel"] = first["Dense_1"]["kernel"].T
     with refused("masks hold bool[8, 9] at 'Dense_1/kernel'", "bool[9, 8]"):
         masks(mlp(), 0.6, masks=first)
     first["Dense_1"]["kernel"] = jnp.ones((9, 8))
-    with refused("masks hold float32[9, 8] at 'Dense_1/kernel'", "bool[9, 8]"):
+    with refused("the mask at 'Dense_1/kernel' is float32", "expected booleans"):
         masks(mlp(), 0.6, masks=first)
+
+
+@pytest.mark.parametrize("missing", [None, {}])
+def test_where_a_mask_is_missing_nothing_was_removed(missing: Any) -> None:
+    first = masks(mlp(), 0.5)
+    whole = first | {"Dense_1": {"kernel": jnp.ones((9, 8), bool)}}
+    found = masks(mlp(), 0.6, masks=first | {"Dense_1": missing})
+    chex.assert_trees_all_equal(found, masks(mlp(), 0.6, masks=whole))
 
 
 PARAMS = mlp(widths=EQUAL)

@@ -184,7 +184,7 @@ def test_sparsity_that_is_traced() -> None:
     ("levels", "parts"),
     [
         ({"Dense_3": 0.5, "*": 0.5}, ("'Dense_3'", "Dense_2")),
-        ({"Conv_*": 0.5, "*": 0.5}, ("'Conv_*'", "matches no layer")),
+        ({"Conv_*": 0.5, "*": 0.5}, ("no layer 'Conv_*'", "'Dense_0'")),
         ({"Dense_[01]": 0.5}, ("'Dense_2'", "no sparsity")),
         ([0.5, 0.5], ("2 values for 3 layers",)),
         ([0.5] * 4, ("4 values for 3 layers",)),

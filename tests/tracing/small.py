@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 import lap_jax
 
@@ -66,3 +68,15 @@ class Normed(nn.Module):
         x = nn.max_pool(x, (2, 2), (2, 2)).reshape(x.shape[0], -1)
         x = nn.Dense(6)(x)
         return nn.Dense(3)(nn.LayerNorm()(x + nn.Dense(6)(nn.RMSNorm()(x))))
+
+
+def in_a_row(made: Callable[..., jax.Array], **shapes: tuple[int, ...]) -> lap_jax.Graph:
+    """A layer before, one whose kernel is made of leaves, and one behind."""
+    params = {name: jax.random.normal(jax.random.key(0), shape) for name, shape in shapes.items()}
+    params |= {"first": jnp.ones((6, 5)), "last": jnp.ones((4, 2))}
+
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        kernel = made(*(p[name] for name in shapes))
+        return jax.nn.relu(jax.nn.relu(x @ p["first"]) @ kernel) @ p["last"]
+
+    return lap_jax.trace(model, params, jnp.ones((3, 6)))

@@ -11,10 +11,10 @@ from lap_jax.tracing import arithmetic, contracting, moving, primitives, reducin
 
 
 def test_a_primitive_is_of_one_family() -> None:
-    """But for a gather: it moves channels, or looks up rows of a layer."""
+    """But for those that move channels, or take rows of a layer by an index from the data."""
     families = [arithmetic.ARITHMETIC, moving.MOVEMENTS, reducing.REDUCING, contracting.CONTRACTING]
     for one, other in itertools.combinations(families, 2):
-        assert set(one) & set(other) <= {"gather"}
+        assert set(one) & set(other) <= {"gather", "dynamic_slice"}
     assert set(primitives.RULES) == set().union(*families)
 
 

@@ -8,11 +8,11 @@ import importlib.metadata
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
 
-import lap_jax
 from experiments.benchmarks.models.catalogue import entries
 from experiments.benchmarks.models.row import Entry, Row, found, missing
 from experiments.benchmarks.models.table import from_json, table, to_json
@@ -54,8 +54,11 @@ def models(command: Models, say: Callable[[str], None] = print) -> str:
     command.out.mkdir(parents=True, exist_ok=True)
     path = command.out / "models.json"
     rows = {_key(row): row for row in from_json(path.read_text())} if path.exists() else {}
+    library = find_spec("lap_jax")
+    assert library is not None
+    assert library.origin is not None
     own = {
-        "lap_jax": digest_of(Path(lap_jax.__file__).parent),
+        "lap_jax": digest_of(Path(library.origin).parent),
         "benchmark": digest_of(Path(__file__).parent),
     }
     versions = {entry.name: versions_of(entry) | own for entry in wanted}
