@@ -99,7 +99,10 @@ def file_of(path: Path) -> str | None:
 
 
 def test_every_module_has_its_test_file_and_every_test_file_its_module() -> None:
-    wanted = {file_of(path) for path in FILES} - {None}
+    # The table of models is tested as a whole: its builders need the libraries of the models.
+    parts = {path for path in FILES if path.parent.name == "models"}
+    whole = {"benchmarks/models/test_command.py", "benchmarks/models/test_oracle.py"}
+    wanted = {file_of(path) for path in FILES if path not in parts} - {None} | whole
     found = {path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")}
     assert wanted - found == set()
     assert found - wanted == WHOLE
