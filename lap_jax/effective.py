@@ -10,7 +10,7 @@ are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding
 from lap_jax.batching import for_each, is_traced, turned
 from lap_jax.graph.layers import Layer
 from lap_jax.meshes import as_laid_out, everywhere, sharding_of
-from lap_jax.network import Masks, Network, tied_layers
+from lap_jax.network import Masks, Network, tied_layers, with_tied
 from lap_jax.scoring.kernels import Layout, as_read, layout_of
 from lap_jax.scoring.liveness import Alive, alive, effective, lead_through
 from lap_jax.selection.scopes import Scope, least_left, units, whole_units
@@ -128,17 +128,12 @@ def _mended(
         held, free = jnp.sum(held, keepdims=True), jnp.sum(free, keepdims=True)
     kept = jnp.asarray(kept)
     enough = jnp.broadcast_to(held + free >= kept, (len(names),))
-    found = one_pass(_with_tied(network, masks | room), jnp.where(kept > held, kept - held, 0))
+    found = one_pass(with_tied(network, masks | room), jnp.where(kept > held, kept - held, 0))
     settled = for_each(_filled, {
         name: (reads[name][0][1], (masks[name], own[name], found[name] & room[name], enough[place]))
         for place, name in enumerate(names)
     })  # fmt: skip
-    return _with_tied(network, masks | settled)
-
-
-def effective_masks(network: Network, masks: Mapping[str, jax.Array]) -> Masks:
-    """Return, by layer that is not tied to another, which of its kept weights are effective."""
-    return for_each(_effective, _reads(network, dict(masks), _alive(network, dict(masks))))
+    return with_tied(network, masks | settled)
 
 
 def _by_degrees(network: Network, scope: Scope, kept: Any) -> jax.Array:
@@ -191,17 +186,7 @@ def _narrowed(
     })  # fmt: skip
     new = candidates | {name: mask for name, (mask, _) in settled.items()}
     changed = jnp.stack([changed for _, changed in settled.values()]).any()
-    return _with_tied(network, new), changed
-
-
-def _with_tied(network: Network, masks: Masks) -> Masks:
-    """Return masks in which the layers that read the weights of others have theirs."""
-    tied = {
-        other.name: ((layout_of(network.graph[name]), layout_of(other)), (masks[name],))
-        for name, others in tied_layers(network.graph).items()
-        for other in others
-    }
-    return masks | for_each(_as_read, tied)
+    return with_tied(network, new), changed
 
 
 def _wasted(network: Network, masks: Masks, live: Alive) -> jax.Array:
@@ -285,7 +270,3 @@ def _dropped(
 
 def _count_wasted(how: _How, mask: jax.Array, sides: Any) -> jax.Array:
     return jnp.sum(mask & ~_effective(how, mask, sides), dtype=jnp.int32)
-
-
-def _as_read(how: tuple[Layout, Layout], mask: jax.Array) -> jax.Array:
-    return as_read(*how, mask)

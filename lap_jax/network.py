@@ -17,7 +17,7 @@ from lap_jax.graph.shortcuts import direct
 from lap_jax.meshes import as_laid_out, everywhere, sharding_of
 from lap_jax.methods import Method, draws, looks, score_of
 from lap_jax.scoring import lags, scores
-from lap_jax.scoring.kernels import Layout, layout_of, read
+from lap_jax.scoring.kernels import Layout, as_read, layout_of, read
 from lap_jax.scoring.norms import near_largest
 from lap_jax.scoring.propagation import Flow, Measured, Propagation, sides
 from lap_jax.scoring.scores import Score, Sides
@@ -59,6 +59,21 @@ def layout_over(network: Network, name: str) -> Sharding | None:
     """Return how a layer's kernel lies, where that can be said of the shape it is read in."""
     part, layer = network.kernels[name], network.graph[name]
     return None if layer.split else sharding_of(part.leaf, len(part.place))
+
+
+def with_tied(network: Network, masks: Masks) -> Masks:
+    """Return masks of layers, and of those that read the same weights another way."""
+    tied = {
+        other.name: ((layout_of(network.graph[name]), layout_of(other)), (masks[name],))
+        for name, others in tied_layers(network.graph).items()
+        for other in others
+        if name in masks
+    }
+    return masks | for_each(_as_read, tied)
+
+
+def _as_read(how: tuple[Layout, Layout], mask: jax.Array) -> jax.Array:
+    return as_read(*how, mask)
 
 
 # ---------------------------------------------------------------- norms, one program per shape

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lap_jax.batching import for_each, is_traced
+from lap_jax.batching import is_traced
 from lap_jax.effective import effective_pass
 from lap_jax.graph.layers import Layer
 from lap_jax.methods import draws, looks
@@ -21,9 +21,8 @@ from lap_jax.network import (
     layout_over,
     propagation,
     staged,
-    tied_layers,
+    with_tied,
 )
-from lap_jax.scoring.kernels import Layout, as_read, layout_of
 from lap_jax.scoring.propagation import Flow, Propagation, changed
 from lap_jax.selection.scopes import LayerScores, Scope, select
 
@@ -142,14 +141,4 @@ def _selected(
         ).items()
     }  # fmt: skip
     masks = select(scope, staged, given, kept, draws(network.method) or network.method.lags)
-    tied = tied_layers(network.graph)
-    again = {
-        other.name: ((layout_of(layer), layout_of(other)), (masks[layer.name],))
-        for layer in layers
-        for other in tied.get(layer.name, ())
-    }
-    return masks | for_each(_as_read, again)
-
-
-def _as_read(how: tuple[Layout, Layout], mask: jax.Array) -> jax.Array:
-    return as_read(*how, mask)
+    return with_tied(network, masks)
