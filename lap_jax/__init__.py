@@ -1,7 +1,8 @@
 """Lookahead pruning for JAX: masks that look at the neighbouring layers."""
 
 from lap_jax.errors import PruningError
-from lap_jax.files import load_masks, read_metadata, save_masks
+from lap_jax.files.masks import load_masks, read_metadata, save_masks
+from lap_jax.files.pruned import load_pruned, save_pruned
 from lap_jax.gradual import PruneInTrainingState, final_params, masks_in, prune_in_training
 from lap_jax.graph.chain import LayerSpec, chain
 from lap_jax.graph.graph import Graph
@@ -44,6 +45,7 @@ __all__ = [
     "keep_largest",
     "keep_pruned",
     "load_masks",
+    "load_pruned",
     "lookahead_masks",
     "lookahead_scores",
     "masks_from_scores",
@@ -53,6 +55,7 @@ __all__ = [
     "prune_in_training",
     "read_metadata",
     "save_masks",
+    "save_pruned",
     "summarize",
     "trace",
 ]

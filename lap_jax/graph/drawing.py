@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from lap_jax.files import write_atomically
+from lap_jax.files.container import write_atomically
 from lap_jax.graph.layers import IDENTITY, Layer
 from lap_jax.graph.structure import Structure
 from lap_jax.tables import distinct

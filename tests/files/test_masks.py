@@ -17,7 +17,14 @@ from flax import nnx
 from flax.core import freeze
 from safetensors.numpy import load_file, save_file
 
-from lap_jax import PruningError, load_masks, lookahead_masks, read_metadata, save_masks
+from lap_jax import (
+    PruningError,
+    load_masks,
+    load_pruned,
+    lookahead_masks,
+    read_metadata,
+    save_masks,
+)
 from tests import oracle
 
 WIDTHS = [5, 7, 9, 4]
@@ -125,6 +132,29 @@ def test_metadata_tells_method_sparsity_and_structure(tmp_path: Path) -> None:
     assert checksum("four") != checksum("one")
 
 
+def test_scalars_come_back_as_they_were_and_no_mask_is_none(tmp_path: Path) -> None:
+    params, masks = pair()
+    masks["Dense_1"] = {"kernel": jnp.bool_(False), "bias": jnp.bool_(True)}
+    masks["Dense_2"] = {"kernel": None, "bias": jnp.int32(0)}
+    save_masks(tmp_path / "masks", masks, params)
+    masks["Dense_2"] = {"kernel": jnp.bool_(True), "bias": jnp.bool_(False)}
+    assert_equal(load_masks(tmp_path / "masks", params), masks)
+    for nothing in ({}, None, {"Dense_0": None}):
+        with pytest.raises(PruningError, match="no mask"):
+            save_masks(tmp_path / "nothing", nothing, params)
+    with pytest.raises(PruningError, match=r"Dense_0/kernel.*float32"):
+        save_masks(tmp_path / "nothing", {"Dense_0": {"kernel": jnp.full((5, 7), 0.5)}}, params)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_the_same_masks_are_the_same_file(tmp_path: Path) -> None:
+    params, masks = pair()
+    for name in ("one", "two"):
+        save_masks(tmp_path / name, masks, params, method="LAP")
+        params = dict(reversed(params.items()))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
 # ---------------------------------------------------------------- another model
 
 
@@ -213,10 +243,15 @@ def test_saving_again_replaces(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["masks"]
 
 
-READERS: list[Callable[[Path], Any]] = [lambda path: load_masks(path, pair()[0]), read_metadata]
+READERS: list[Callable[[Path], Any]] = [
+    lambda path: load_masks(path, pair()[0]),
+    read_metadata,
+    lambda path: load_pruned(path, pair()[0]),
+]
+NAMES = ["load_masks", "read_metadata", "load_pruned"]
 
 
-@pytest.mark.parametrize("read", READERS, ids=["load_masks", "read_metadata"])
+@pytest.mark.parametrize("read", READERS, ids=NAMES)
 @pytest.mark.parametrize("left", [0, 4, 100, -1])
 def test_a_truncated_file_is_refused(
     left: int, read: Callable[[Path], Any], tmp_path: Path
@@ -236,7 +271,7 @@ class Bomb:
         return setattr, (Bomb, "exploded", True)
 
 
-@pytest.mark.parametrize("read", READERS, ids=["load_masks", "read_metadata"])
+@pytest.mark.parametrize("read", READERS, ids=NAMES)
 def test_a_pickle_is_refused_and_not_run(read: Callable[[Path], Any], tmp_path: Path) -> None:
     (tmp_path / "masks").write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(PruningError, match="masks"):
@@ -244,21 +279,48 @@ def test_a_pickle_is_refused_and_not_run(read: Callable[[Path], Any], tmp_path: 
     assert not Bomb.exploded
 
 
-@pytest.mark.parametrize("read", READERS, ids=["load_masks", "read_metadata"])
+@pytest.mark.parametrize("read", READERS, ids=NAMES)
 def test_someone_elses_safetensors_are_refused(read: Callable[[Path], Any], tmp_path: Path) -> None:
     save_file({"Dense_0/kernel": np.ones(3, np.uint8)}, tmp_path / "masks")
-    with pytest.raises(PruningError, match="mask"):
+    with pytest.raises(PruningError, match=r"format is None, expected 'lap_jax"):
         read(tmp_path / "masks")
 
 
-def test_a_flipped_structure_is_noticed(tmp_path: Path) -> None:
-    params, masks = pair()
+def test_a_flipped_bit_is_noticed_in_every_byte(tmp_path: Path) -> None:
+    params, masks = pair([2, 3, 2])
     save_masks(tmp_path / "masks", masks, params)
     content = (tmp_path / "masks").read_bytes()
-    assert content.count(b"[7, 9]") == 1
-    (tmp_path / "masks").write_bytes(content.replace(b"[7, 9]", b"[9, 7]"))
-    with pytest.raises(PruningError, match="checksum"):
-        read_metadata(tmp_path / "masks")
+    for bit in range(0, 8 * len(content), 7):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "masks").write_bytes(flipped)
+        with pytest.raises(PruningError, match="masks"):
+            load_masks(tmp_path / "masks", params)
+
+
+def test_swapped_offsets_and_a_dropped_mask_are_noticed(tmp_path: Path) -> None:
+    same = {name: {"kernel": np.ones((4, 4), np.float32)} for name in ("Dense_0", "Dense_1")}
+    masks = {name: {"kernel": jnp.arange(16).reshape(4, 4) < int(name[-1])} for name in same}
+    save_masks(tmp_path / "masks", masks, same)
+    content = (tmp_path / "masks").read_bytes()
+    swapped = (
+        content.replace(b"[0,2]", b"[?]").replace(b"[2,4]", b"[0,2]").replace(b"[?]", b"[2,4]")
+    )
+    entry = b',"Dense_1/kernel":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}'
+    size = int.from_bytes(content[:8], "little")
+    dropped = size.to_bytes(8, "little") + content[8 : 8 + size].replace(entry, b"").ljust(size)
+    for changed in (swapped, dropped + content[8 + size : -2]):
+        assert changed != content
+        (tmp_path / "masks").write_bytes(changed)
+        with pytest.raises(PruningError, match="checksum"):
+            load_masks(tmp_path / "masks", same)
+
+
+def test_a_file_without_a_checksum_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    bits = {"Dense_0/kernel": np.zeros(5, np.uint8)}
+    save_file(bits, tmp_path / "masks", {"format": "lap_jax masks 1", "structure": "{}"})
+    with pytest.raises(PruningError, match=r"masks 1.*before files held a checksum.*lap_jax 0\.1\.0.*save"):
+        load_masks(tmp_path / "masks", pair()[0])
 
 
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
