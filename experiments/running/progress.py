@@ -58,7 +58,7 @@ def progress(total: int, unit: str) -> Iterator[tuple[Tick, Callable[[str], None
 
 
 def clock(seconds: float) -> str:
-    """Write a time as hours, minutes and seconds."""
-    minutes, seconds = divmod(round(seconds), 60)
+    """Write a time as hours, minutes and seconds; less than none, of work done twice, is none."""
+    minutes, seconds = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

@@ -8,6 +8,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,9 @@ def _plan(folder: Path) -> list[Trial]:
 
 
 def _progress(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return what each process last said; the newest last."""
-    found = {path.stem: json.loads(path.read_text()) for path in folder.glob("progress/*.json")}
+    """Return what each process last said, the newest last; what cannot be read is left out."""
+    found = {}
+    for path in folder.glob("progress/*.json"):
+        with suppress(ValueError):
+            found[path.stem] = json.loads(path.read_text())
     return dict(sorted(found.items(), key=lambda item: item[1]["updated"]))

@@ -3,12 +3,13 @@
 A unit is as many networks as are trained together. Its results are written in one transaction;
 until then a checkpoint holds how far it is. A process works on a unit while it holds the unit's
 lock file, which the system takes back when the process dies. So a sweep can be killed at any moment
-and goes on when the same command is given again, and several processes can share one.
+and goes on when the same command is given again, and several processes can share one. Networks and
+checkpoints carry checksums: a damaged one is set aside in the folder ``damaged``, and the work goes
+on from the checkpoint before it, or is done again.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from filelock import FileLock, Timeout
-from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import safe_open
-from safetensors.numpy import load_file, save
 
+import lap_jax
 from experiments.data.source import Dataset
-from experiments.files import write_atomically
+from experiments.files import set_aside
 from experiments.running import checkpoints, costs
 from experiments.running.keys import key_of, retraining_key
 from experiments.running.pruning import counts, graph_of, kept_masks, masks_of, module_of
@@ -143,9 +142,21 @@ class Sweep:
             for unit in todo:
                 if not self._ready(unit) or not self._work(unit, tick, say):
                     busy.append(unit)
-            if busy and len(busy) == len(todo):
+            lost = self._lost(busy)
+            if busy and len(busy) == len(todo) and not lost:
                 time.sleep(1.0)
-            todo = busy
+            todo = [*lost, *busy]
+
+    def _lost(self, units: Sequence[Unit]) -> list[Unit]:
+        """Return units that train what others wait for and nobody trains: somebody removed it."""
+        waiting = [trial for unit in units if unit.retrains for trial in unit.trials]
+        planned = {trial for unit in units if not unit.retrains for trial in unit.trials}
+        found = units_of(
+            waiting,
+            lambda trial: network_of(trial) in planned or self._path(trial).exists(),
+            self._width,
+        )
+        return [unit for unit in found if not unit.retrains]
 
     def _work(self, unit: Unit, tick: Tick, say: Say) -> bool:
         """Do a unit, unless another process has it; say whether it is done."""
@@ -155,29 +166,33 @@ class Sweep:
             with FileLock(locks / f"{unit.name}.lock", timeout=0):
                 if self._done(unit):
                     tick(unit.steps * len(unit.trials))
-                else:
-                    (self._retrain if unit.retrains else self._train)(unit, tick, say)
+                elif not (self._retrain if unit.retrains else self._train)(unit, tick, say):
+                    return False
                 checkpoints.drop(self._checkpoint(unit))
         except Timeout:
             return False
         return True
 
-    def _train(self, unit: Unit, tick: Tick, say: Say) -> None:
+    def _train(self, unit: Unit, tick: Tick, say: Say) -> bool:
         trainer = self._trainer(unit.trials[0])
         network = trainer.init(_stacked([key_of(trial, "init") for trial in unit.trials]))
         everything = jax.tree.map(lambda leaf: jnp.ones(len(unit.trials), bool), network.params)
         keys = _stacked([key_of(trial, "train") for trial in unit.trials])
         training = trainer.start(network, everything)
-        training, evaluations, _ = self._advance(unit, trainer, training, keys, tick, every=0)
+        training, evaluations, _ = self._advance(unit, trainer, training, keys, tick, say, every=0)
         host = jax.device_get(training.network)
         for lane, trial in enumerate(unit.trials):
             last = evaluations[-1][lane]._replace(step=-1)
             _save(jax.tree.map(lambda leaf: leaf[lane], host), last, self._path(trial))  # noqa: B023
+        return True
 
-    def _retrain(self, unit: Unit, tick: Tick, say: Say) -> None:
+    def _retrain(self, unit: Unit, tick: Tick, say: Say) -> bool:
+        """Retrain a unit; or say no, where a network is not there to start from."""
         first = unit.trials[0]
         trainer = self._trainer(first)
-        loaded = [_load(self._path(trial)) for trial in unit.trials]
+        loaded = [found for trial in unit.trials if (found := self._load(trial, trainer, say))]
+        if len(loaded) < len(unit.trials):
+            return False
         starts = [
             start_of(trial, network, trainer)
             for trial, (network, _) in zip(unit.trials, loaded, strict=True)
@@ -189,7 +204,7 @@ class Sweep:
         training = trainer.start(_stacked(starts), _stacked(masks))
         keys = _stacked(list(map(retraining_key, unit.trials)))
         training, evaluations, seconds = self._advance(
-            unit, trainer, training, keys, tick, first.evaluate_every
+            unit, trainer, training, keys, tick, say, first.evaluate_every
         )
         graph = graph_of(as_declared(first), self._dataset)
         module = module_of(first, self._dataset.classes)
@@ -216,15 +231,18 @@ class Sweep:
                 f"{result.trained.test_error:.2%} trained, {result.pruned.test_error:.2%} pruned, "
                 f"{result.retrained.test_error:.2%} retrained"
             )
+        return True
 
     def _advance(
         self, unit: Unit, trainer: Trainer, training: Training, keys: jax.Array, tick: Tick,
-        every: int,
+        say: Say, every: int,
     ) -> tuple[Training, list[list[Evaluation]], float]:  # fmt: skip
         """Train a unit to its end; also return evaluations, by step and network, and seconds."""
         lanes, steps = len(unit.trials), unit.steps
         folder = self._checkpoint(unit)
-        found = checkpoints.restore(folder, training)
+        found = checkpoints.restore(
+            folder, training, lambda path, error: self._set_aside(path, error, say)
+        )
         if found:
             step, training, notes = found
             evaluations = [
@@ -295,21 +313,37 @@ class Sweep:
     def _checkpoint(self, unit: Unit) -> Path:
         return self._store.folder / "checkpoints" / unit.name
 
+    def _load(self, trial: Trial, trainer: Trainer, say: Say) -> tuple[Network, Evaluation] | None:
+        """Return a trained network and what it errs; None if it is gone, or damaged and now is."""
+        path = self._path(trial)
+        try:
+            return _load(path, trainer.shapes)
+        except FileNotFoundError:
+            return None
+        except lap_jax.PruningError as error:
+            self._set_aside(path, error, say)
+            return None
+
+    def _set_aside(self, path: Path, error: Exception, say: Say) -> None:
+        place = set_aside(path, self._store.folder / "damaged")
+        if place:
+            why = (str(error) or type(error).__name__).splitlines()[0][:200]
+            say(f"{path} is damaged, and now {place}; going on without it: {why}")
+
 
 def _stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def _save(network: Network, errors: Evaluation, path: Path) -> None:
-    tensors = flatten_dict(network._asdict(), sep="/")
-    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    write_atomically(path, save(tensors, {"evaluation": json.dumps(errors)}))
+    lap_jax.save_pruned(path, _tree(network, np.array(errors, float)))
 
 
-def _load(path: Path) -> tuple[Network, Evaluation]:
-    with safe_open(path, "numpy") as file:
-        errors = Evaluation(*json.loads(file.metadata()["evaluation"]))
-    tree = unflatten_dict(
-        {name: jnp.asarray(array) for name, array in load_file(path).items()}, sep="/"
-    )
-    return Network(tree["params"], tree.get("batch_stats", {})), errors
+def _load(path: Path, shapes: Network) -> tuple[Network, Evaluation]:
+    tree, _ = lap_jax.load_pruned(path, _tree(shapes, np.zeros(len(Evaluation._fields))))
+    step, *errors = tree["evaluation"].tolist()
+    return Network(**tree["network"]), Evaluation(int(step), *errors)
+
+
+def _tree(network: Network, errors: np.ndarray) -> Any:
+    return {"network": network._asdict(), "evaluation": errors}

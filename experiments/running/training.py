@@ -172,6 +172,11 @@ class Trainer:
         return 2 * state + int(memory.temp_size_in_bytes)
 
     @cached_property
+    def shapes(self) -> Network:
+        """Shapes and dtypes of one network."""
+        return jax.eval_shape(self._init, jax.random.key(0))
+
+    @cached_property
     def width(self) -> int:
         """How many networks to train at once: as many as the devices' memory holds.
 
@@ -193,8 +198,7 @@ class Trainer:
         """
         if self.devices[0].platform != "cpu":
             return False
-        shapes = jax.eval_shape(self._init, jax.random.key(0)).params
-        return any(leaf.ndim > 2 for leaf in jax.tree.leaves(shapes))
+        return any(leaf.ndim > 2 for leaf in jax.tree.leaves(self.shapes.params))
 
     def _mesh(self, lanes: int) -> jax.sharding.Mesh:
         devices = self.devices[: self.used(lanes)]

@@ -58,7 +58,7 @@ def write(
       OSError: if the file cannot be written; the one before it is left as it was.
     """
     entries: dict[str, Any] = {
-        "__metadata__": dict(sorted((metadata | {"sha256": _ZEROS.decode()}).items()))
+        "__metadata__": dict(sorted({**metadata, "sha256": _ZEROS.decode()}.items()))
     }
     buffers, offset = [], 0
     for name, array in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
@@ -196,6 +196,8 @@ def write_atomically(path: Path, *content: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            error.filename = os.fspath(path)  # a full disk names no file
         raise

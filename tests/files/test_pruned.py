@@ -70,7 +70,7 @@ def test_any_tree_and_functions_in_it(tmp_path: Path) -> None:
 
 def test_a_network_without_masks_is_an_ordinary_file(tmp_path: Path) -> None:
     """A small network, say: no other reader has to know of us."""
-    params = {"a": {"kernel": jnp.ones((3, 4), jnp.bfloat16)}, "b": jnp.arange(5)}
+    params: Any = {"a": {"kernel": jnp.ones((3, 4), jnp.bfloat16)}, "b": jnp.arange(5)}
     save_pruned(tmp_path / "x", params)
     chex.assert_trees_all_equal(
         load_file(tmp_path / "x"), {"a/kernel": params["a"]["kernel"], "b": params["b"]}

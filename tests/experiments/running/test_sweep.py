@@ -282,6 +282,67 @@ def test_a_full_disk_is_an_error_that_loses_nothing(
     assert results == {trial: whole[0][trial] for trial in wanted}
 
 
+@pytest.mark.parametrize("how", ["truncated", "emptied", "flipped", "removed"])
+def test_a_damaged_network_is_set_aside_and_trained_again(
+    how: str, whole: Whole, toy: Dataset, tmp_path: Path
+) -> None:
+    run(TRIALS[:1], toy, tmp_path)
+    store = Store(tmp_path)
+    said: list[str] = []
+    sweep = Sweep(TRIALS[:2], toy, store, options())  # it sees the file, and then ...
+    assert sweep.steps_left == TRIAL.retrain_steps
+    network = sweep._path(TRIALS[0])
+    content = bytearray(network.read_bytes())
+    match how:
+        case "truncated":
+            network.write_bytes(content[:-7])
+        case "emptied":
+            network.write_bytes(b"")
+        case "flipped":
+            content[len(content) // 2] ^= 1
+            network.write_bytes(content)
+        case "removed":
+            network.unlink()
+    sweep.run(lambda _: None, said.append)
+    results = {result.trial: replace(result, seconds=0.0) for result in store.load()}
+    assert results == {trial: whole[0][trial] for trial in TRIALS[:2]}
+    aside = [path.name for path in tmp_path.glob("damaged/*")]
+    assert aside == ([network.name] if how != "removed" else [])
+    assert sum("is damaged, and now" in line for line in said) == len(aside)
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    whole: Whole, toy: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    saves: list[tuple[Path, int]] = []
+    save = checkpoints.save
+
+    def killing(folder: Path, step: int, *rest: Any) -> None:
+        save(folder, step, *rest)
+        saves.append((folder, step))
+        if len(saves) == 2:
+            raise Killed
+
+    monkeypatch.setattr(checkpoints, "save", killing)
+    with pytest.raises(Killed):
+        run(TRIALS[:2], toy, tmp_path, checkpoint_seconds=0.0)
+    monkeypatch.undo()
+    (_, before), (folder, last) = saves
+    for file in (folder / str(last) / "notes").rglob("*"):
+        file.write_bytes(b"")
+    sweep = Sweep(TRIALS[:2], toy, Store(tmp_path), options())
+    ticks: list[int] = []
+    said: list[str] = []
+    sweep.run(ticks.append, said.append)
+    assert ticks[0] == before
+    assert f"damaged, and now {tmp_path / 'damaged' / str(last)}" in said[0]
+    results = {r.trial: replace(r, seconds=0.0) for r in Store(tmp_path).load()}
+    assert results == {trial: whole[0][trial] for trial in TRIALS[:2]}
+
+
 @pytest.mark.parametrize(
     "schedule",
     ["rewind", *(pytest.param(name, marks=pytest.mark.slow) for name in ("iterative", "gradual"))],
