@@ -43,6 +43,8 @@ def save(folder: Path, step: int, state: Any, notes: Any) -> None:
     except ValueError as error:  # tensorstore's, for anything
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
+        for rest in folder.glob("*-tmp"):
+            shutil.rmtree(rest, ignore_errors=True)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
 
 

@@ -121,8 +121,8 @@ def read(path: str | os.PathLike[str], *formats: str) -> Content:
         raise PruningError(
             f"{shown!r} is not a file of the kind asked for: its format is {form!r}, expected "
             f"{' or '.join(map(repr, formats))}"
-            + "; it is from before files held a checksum: load it with lap_jax 0.1.0 and save it "
-            "with this version" * old
+            + "; it is from before files held a checksum: load it with the lap_jax that wrote it "
+            "and save it with this one" * old
         )
     digests = _CHECKSUM.findall(header)
     whole = hashlib.sha256(content[:8])

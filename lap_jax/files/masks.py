@@ -76,8 +76,8 @@ def load_masks(path: str | os.PathLike[str], params: Any) -> Any:
     """Read masks back into a tree of the structure of ``params``.
 
     Args:
-      path: a file from `save_masks`. Files from before version 0.2 hold no checksum and are
-        refused: load them with 0.1.0 and save them again.
+      path: a file from `save_masks`. Files of format "lap_jax masks 1" hold no checksum and are
+        refused: load them with the version that wrote them and save them again.
       params: parameters of the same paths and shapes as those that the masks were saved with, in
         any kind of tree.
 

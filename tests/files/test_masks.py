@@ -319,7 +319,7 @@ def test_swapped_offsets_and_a_dropped_mask_are_noticed(tmp_path: Path) -> None:
 def test_a_file_without_a_checksum_is_refused_with_the_way_out(tmp_path: Path) -> None:
     bits = {"Dense_0/kernel": np.zeros(5, np.uint8)}
     save_file(bits, tmp_path / "masks", {"format": "lap_jax masks 1", "structure": "{}"})
-    with pytest.raises(PruningError, match=r"masks 1.*before.*checksum.*lap_jax 0\.1\.0.*save"):
+    with pytest.raises(PruningError, match=r"masks 1.*before.*checksum.*that wrote it.*save"):
         load_masks(tmp_path / "masks", pair()[0])
 
 
