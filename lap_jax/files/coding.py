@@ -6,8 +6,9 @@ as ``k`` planes, lowest first, each ``ceil(count / 8)`` bytes; the rest of each 
 is written as so many zeros and a one. Bits fill bytes from the highest; the last byte of a plane
 and of the unary part is filled up with zeros.
 
-Gaps of a random mask are geometric, for which this code is optimal among those that take whole
-bits for a gap (Golomb 1966, Rice 1979): within 5% of the entropy. At k = 0 it is the mask itself.
+Gaps of a random mask are geometric. Of the codes that give each gap a word of its own Golomb's are
+the best for them (1966), and Rice's (1979), whose parameter is a power of two, take at most 5% more
+than the entropy. At k = 0 the code is the mask itself, or the opposite, up to the last place.
 """
 
 from __future__ import annotations
