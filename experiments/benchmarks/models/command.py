@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 
 from experiments.benchmarks.models.catalogue import entries
-from experiments.benchmarks.models.row import Entry, Row, found, missing
+from experiments.benchmarks.models.row import LIMIT, Entry, Row, found, missing
 from experiments.benchmarks.models.table import from_json, table, to_json
 from experiments.files import write_atomically
 from experiments.running.progress import progress
@@ -32,6 +32,8 @@ class Models:
     """Also check the edges by perturbing channels; takes most of the time."""
     again: bool = False
     """Also do rows that are done."""
+    limit: float = LIMIT
+    """Seconds of CPU for a row; it ends with what is known by then, and says so."""
     big_vision: Path | None = None
     """Folder of a checkout of big_vision."""
     flax: Path | None = None
@@ -44,8 +46,11 @@ def models(command: Models, say: Callable[[str], None] = print) -> str:
     """Do the rows that are not done, and return the table of all; empty if they are only listed.
 
     Raises:
-      ValueError: if a pattern matches no row, or the folder holds rows of another version.
+      ValueError: if a pattern matches no row, the limit is not positive, or the folder holds rows
+        of another version.
     """
+    if command.limit <= 0:
+        raise ValueError(f"--limit is {command.limit}: expected seconds, more than 0")
     known = entries(command.big_vision, command.flax)
     wanted = chosen(known, command.only)
     if command.list:
@@ -69,7 +74,7 @@ def models(command: Models, say: Callable[[str], None] = print) -> str:
     order = [entry.name for entry in known]
     with progress(len(todo), "models") as (tick, note):
         for entry in todo:
-            row = found(entry, versions[entry.name], command.oracle)
+            row = found(entry, versions[entry.name], command.oracle, command.limit)
             rows[entry.name] = row
             note(f"{entry.name}: {_said(row)}")
             tick(1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +22,8 @@ from lap_jax import Graph, lookahead_masks, trace
 SPARSITY = 0.5
 SHOWN = 160
 """Characters of an error."""
+LIMIT = 300.0
+"""Seconds of CPU that a row may take."""
 
 
 class Entry(NamedTuple):
@@ -58,8 +62,10 @@ class Row:
       parameters: how many.
       layers: of the graph.
       kernels: leaves that they are.
-      unread: floating leaves of two axes or more that no layer is and no factor takes.
-      lost: those that the oracle sees meet an activation as kernels do, in whole or in part.
+      unread: weights that are no layers, with the reason: `Graph.unread`.
+      others: how many more leaves of two axes or more that lists: biases, scales, positions.
+      unsaid: floating leaves of two axes or more that are no layers and not listed.
+      lost: leaves that the oracle sees meet an activation as kernels do, in whole or in part.
       barriers: of the graph.
       edges, agree, stopped, differ: see `Verdict`; no edges where the oracle was not asked.
       trace, first, later, oracle: seconds of CPU, which other work on the machine does not add to.
@@ -75,6 +81,8 @@ class Row:
     layers: int = 0
     kernels: int = 0
     unread: tuple[str, ...] = ()
+    others: int = 0
+    unsaid: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     barriers: tuple[str, ...] = ()
     edges: int = 0
@@ -103,13 +111,16 @@ def missing(entry: Entry) -> str:
     return ""
 
 
-def found(entry: Entry, versions: dict[str, str], look: bool = True) -> Row:
+def found(
+    entry: Entry, versions: dict[str, str], look: bool = True, limit: float = LIMIT
+) -> Row:
     """Build a model, trace it, make its masks and ask the oracle.
 
     Args:
       entry: the model.
       versions: what the row says of them.
       look: whether to ask the oracle.
+      limit: seconds of CPU after which the row ends with what is known by then.
     """
     about: dict[str, Any] = {
         "library": entry.library, "model": entry.model, "dtype": entry.dtype, "versions": versions,
@@ -118,33 +129,47 @@ def found(entry: Entry, versions: dict[str, str], look: bool = True) -> Row:
     if absent:
         return Row(**about, missing=absent)
     jax.clear_caches()  # or a model would find its programs compiled by the one before
+    stage = "cannot be built"
     try:
-        example = entry.build()
-    except Exception as error:
-        return Row(**about, error=f"cannot be built: {_line(error)}")
-    leaves = leaves_by_path(example.variables)
-    about["parameters"] = sum(int(np.prod(jnp.shape(leaf))) for leaf in leaves.values())
-    stage = "trace"
-    try:
-        start = time.process_time()
-        graph = trace(example.function, example.variables, *example.inputs)
-        about["trace"] = time.process_time() - start
-        about |= _of_graph(graph, leaves)
-        if not entry.weightless:
-            stage = "masks"
-            about["first"], about["later"] = (_masks(example, graph) for _ in range(2))
-            if look:
-                stage = "oracle"
-                about |= _judged(example, graph, leaves)
+        with at_most(limit):
+            example = entry.build()
+            leaves = leaves_by_path(example.variables)
+            about["parameters"] = sum(int(np.prod(jnp.shape(leaf))) for leaf in leaves.values())
+            stage = "trace"
+            start = time.process_time()
+            graph = trace(example.function, example.variables, *example.inputs)
+            about["trace"] = time.process_time() - start
+            about |= _of_graph(graph, leaves)
+            if not entry.weightless:
+                stage = "masks"
+                about["first"], about["later"] = (_masks(example, graph) for _ in range(2))
+                if look:
+                    stage = "oracle"
+                    about |= _judged(example, graph, leaves)
     except Exception as error:
         return Row(**about, error=f"{stage}: {_line(error)}")
     return Row(**about)
 
 
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise `TimeoutError` where more of the CPU is used, between two steps of Python."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"more than {seconds:.0f} s of CPU")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
 def _of_graph(graph: Graph, leaves: dict[str, Any]) -> dict[str, Any]:
     kernels = {layer.path for layer in graph.layers}
-    parts: list[Any] = [*graph.layers, *graph.junctions]
-    taken = kernels | {factor.path for part in parts for factor in part.factors}
+    said = kernels | {each.path for each in graph.unread}
     floating = [
         path for path, leaf in leaves.items()
         if jnp.ndim(leaf) >= 2 and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
@@ -152,7 +177,9 @@ def _of_graph(graph: Graph, leaves: dict[str, Any]) -> dict[str, Any]:
     return {
         "layers": len(graph.layers),
         "kernels": len(kernels),
-        "unread": tuple(path for path in floating if path not in taken),
+        "unread": tuple(f"{each.path}: {each.why}" for each in graph.unread if each.is_weight),
+        "others": sum(not each.is_weight for each in graph.unread),
+        "unsaid": tuple(path for path in floating if path not in said),
         "barriers": tuple(f"{stop.primitive}: {stop.why}" for stop in graph.barriers),
     }
 

@@ -15,14 +15,16 @@ LISTED = 12
 """Lines of a model's list at most."""
 
 HEADER = (
-    "Model", "dtype", "Parameters", "Kernels", "Not read", "Barriers", "Edges agree",
+    "Model", "dtype", "Parameters", "Kernels", "Not read", "Others", "Barriers", "Edges agree",
     "Trace", "First masks", "Later",
 )  # fmt: skip
 INTRODUCTION = f"""\
 Models of other libraries, small, with made-up weights: does `lap_jax.trace` read them, and read
-them right? *Kernels*: leaves that are layers of the graph. *Not read*: leaves of two axes or more
-that are none and no factor, in bold how many of them meet an activation as kernels do. *Barriers*:
-places where lookahead stops. *Edges agree*: of the pairs of layers that are neighbours in the graph
+them right? *Kernels*: leaves that are layers of the graph. *Not read*: weights that are none, as
+`Graph.unread` lists them (most are positions, which are added to activations), in bold how many
+leaves that are none the oracle sees meet an activation as kernels do. *Others*: biases and scales
+of two axes or more that the graph lists, too; a leaf in no list is under "What differs". *Barriers*: places where lookahead stops. *Edges
+agree*: of the pairs of layers that are neighbours in the graph
 or by perturbation, those where all channels that were tried go the same way; those that a barrier
 keeps apart are counted after a plus. Seconds are those of the CPU: of the trace, and of masks of
 LAP at {SPARSITY:.0%}."""
@@ -66,17 +68,25 @@ def _frozen(value: Any) -> Any:
 def _summary(rows: Sequence[Row]) -> str:
     tried = [row for row in rows if not row.missing]
     fine = [row for row in tried if not row.error]
-    whole = [row for row in fine if not row.lost and not row.differ and not row.barriers]
-    slow = [f"{row.library} {row.model} ({row.seconds:.0f} s)" for row in fine
+    whole = [row for row in fine if _whole(row)]
+    part = [row for row in tried if row.error and row.layers]
+    slow = [f"{row.library} {row.model} ({row.seconds:.0f} s)" for row in tried
             if row.seconds > LIMIT]  # fmt: skip
     lines = [
         f"{len(tried)} models: {len(whole)} read whole and as the oracle sees them, "
-        f"{len(fine) - len(whole)} with something lost or stopped, {len(tried) - len(fine)} not at "
-        f"all. Edges: {sum(row.agree for row in fine)} of {sum(row.edges for row in fine)} agree, "
+        f"{len(fine) - len(whole)} with something lost or stopped, {len(part)} not checked to "
+        f"the end, {len(tried) - len(fine) - len(part)} not at all. "
+        f"Edges: {sum(row.agree for row in fine)} of {sum(row.edges for row in fine)} agree, "
         f"{sum(row.stopped for row in fine)} are behind barriers.",
+        f"In no list: {sum(len(row.unsaid) for row in tried)} leaves.",
         f"More than {LIMIT:.0f} s from trace to masks: {', '.join(slow) or 'none'}.",
     ]
     return "\n".join(lines)
+
+
+def _whole(row: Row) -> bool:
+    """Return whether all is read that data meet; positions that are added are not."""
+    return not (row.lost or row.unsaid or row.differ or row.barriers or row.error)
 
 
 def _versions(row: Row) -> str:
@@ -92,10 +102,11 @@ def _cells(row: Row) -> tuple[str, ...]:
     if row.missing or (row.error and not row.layers):
         return (row.model, row.dtype, _text(row.missing or row.error), *[""] * (len(HEADER) - 3))
     unread = str(len(row.unread)) + (f", **{len(row.lost)}**" if row.lost else "")
+    stopped = f" + {row.stopped}" if row.stopped else ""
     edges = f"{row.agree}/{row.edges - row.stopped}" if row.edges else "-"
     return (
         row.model, row.dtype, f"{row.parameters:,}", str(row.kernels), unread,
-        str(len(row.barriers)), edges + (f" + {row.stopped}" if row.stopped else ""),
+        str(row.others), str(len(row.barriers)), edges + stopped,
         *(f"{value:.2f}" if value else "-" for value in (row.trace, row.first, row.later)),
     )  # fmt: skip
 
@@ -103,7 +114,9 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _details(row: Row) -> list[str]:
     lists = {
         "error": [row.error] if row.error and row.layers else [],
-        "kernels not read": row.lost,
+        "in no list": row.unsaid,
+        "not read": () if _whole(row) else row.unread,
+        "seen by the oracle as kernels": row.lost,
         "barriers": row.barriers,
         "edges": row.differ,
     }

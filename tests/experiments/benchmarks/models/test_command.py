@@ -1,4 +1,5 @@
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ KNOWN = [
 def test_a_row_says_what_was_read_and_that_it_is_right() -> None:
     row = found(TINY, {"jax": "1"})
     assert (row.parameters, row.layers, row.kernels) == (12 + 8 + 15, 2, 2)
-    assert (row.unread, row.lost) == (("position",), ())
+    assert [each.partition(":")[0] for each in row.unread] == ["position"]
+    assert (row.others, row.unsaid, row.lost) == (0, (), ())
     assert (row.edges, row.agree, row.error) == (1, 1, "")
     assert row.first > 0
 
@@ -51,13 +53,26 @@ def test_what_is_missing_or_broken_is_a_row_too() -> None:
     assert "folder of a checkout" in rows[2].missing
 
 
+def test_a_row_that_takes_too_long_ends_with_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forever(*_: Any) -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr("experiments.benchmarks.models.row._judged", forever)
+    before = signal.getsignal(signal.SIGPROF)
+    row = found(TINY, {}, limit=2.0)
+    assert row.error == "oracle: TimeoutError: more than 2 s of CPU"
+    assert row.kernels == 2
+    assert signal.getsignal(signal.SIGPROF) is before
+
+
 def test_the_table_lists_what_differs() -> None:
     fine = Row("a", "one", "float32", {"jax": "1"}, 10, 2, 2, edges=3, agree=3, first=1.0)
     odd = replace(fine, model="two", edges=4, stopped=1, differ=("x -> y: not in the graph",),
                   lost=("z",), unread=("z",), first=11.0)  # fmt: skip
     text = table([fine, odd, replace(fine, model="three", layers=0, error="trace: a | b")])
-    assert "| one | float32 | 10 | 2 | 0 | 0 | 3/3 |" in text
-    assert "| two | float32 | 10 | 2 | 1, **1** | 0 | 3/3 + 1 |" in text
+    assert "| one | float32 | 10 | 2 | 0 | 0 | 0 | 3/3 |" in text
+    assert "| two | float32 | 10 | 2 | 1, **1** | 0 | 0 | 3/3 + 1 |" in text
     assert "edges: x -> y: not in the graph" in text
     assert "masks: a two (11 s)." in text
     assert "trace: a \\| b" in text
@@ -76,7 +91,7 @@ def test_the_command_goes_on_with_what_is_there(
 ) -> None:
     done: list[str] = []
 
-    def counted(entry: Entry, versions: dict[str, str], look: bool) -> Row:
+    def counted(entry: Entry, versions: dict[str, str], look: bool, limit: float) -> Row:
         done.append(entry.name)
         return Row(entry.library, entry.model, entry.dtype, versions, missing=missing(entry))
 
