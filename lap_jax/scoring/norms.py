@@ -115,10 +115,14 @@ def near_largest(x: jax.Array) -> jax.Array:
 
 def power_of_two(x: jax.Array) -> jax.Array:
     """Return a power of two within a factor of two of a positive ``x``; 1 for zero."""
+    # By its bits: what is compiled for `frexp` and `ldexp` takes a third of a small program's time.
     info = jnp.finfo(x.dtype)
-    exponent = jnp.clip(jnp.frexp(x)[1], info.minexp, info.maxexp - 1)
+    one, top = (_bits(jnp.asarray(value, x.dtype)) for value in (1, 2.0 ** (info.maxexp - 1)))
+    unit = jnp.asarray(1 << info.nmant, one.dtype)
+    above = jnp.minimum((_bits(x) & -unit) + unit, top)
+    bits = jnp.where((x == 0) | ~jnp.isfinite(x), one, above)
     # The barrier keeps XLA from working this scalar out again for every number it is applied to.
-    return lax.optimization_barrier(jnp.ldexp(jnp.ones((), x.dtype), exponent))
+    return lax.optimization_barrier(lax.bitcast_convert_type(bits, x.dtype))
 
 
 _LIFT = 100

@@ -24,6 +24,7 @@ from lap_jax.scoring.norms import (
     near_largest,
     sum_squares,
 )
+from lap_jax.selection.alike import select_alike, shares
 from lap_jax.selection.sparsity import kept_count
 from lap_jax.selection.top_k import as_keys, keep_largest, largest, largest_of_all
 
@@ -197,12 +198,21 @@ def select(
     """
     if scope.compare == "global":
         return _select_globally(scope, stage, layers, kept[0], in_memory)
+    counts = {name: kept[index] for index, name in enumerate(layers)}
+    alike = {
+        name: (each.settings, each.inputs, each.where) for name, each in layers.items()
+        if scope.group is None and scope.unit == (1, 1)
+        and shares(each.shape, (each.inputs, each.where, counts[name]))
+    }  # fmt: skip
+    shapes = {name: layers[name].shape for name in alike}
+    masks = select_alike(stage, alike, shapes, counts)
     calls = {
         name: ((scope, stage, each.settings, each.shape, each.sharding),
-               (each.inputs, each.where, kept[index]))
-        for index, (name, each) in enumerate(layers.items())
+               (each.inputs, each.where, counts[name]))
+        for name, each in layers.items() if name not in alike
     }  # fmt: skip
-    return for_each(_select_layer, calls)
+    masks |= for_each(_select_layer, calls)
+    return {name: masks[name] for name in layers}
 
 
 def _select_layer(

@@ -19,6 +19,9 @@ from experiments.benchmarks.models.table import from_json, table, to_json
 from experiments.files import write_atomically
 from experiments.running.progress import progress
 
+OWN = ("lap_jax", "benchmark")
+"""Of a row's versions, digests of files of this repository."""
+
 
 @dataclass(frozen=True)
 class Models:
@@ -62,10 +65,8 @@ def models(command: Models, say: Callable[[str], None] = print) -> str:
     library = find_spec("lap_jax")
     assert library is not None
     assert library.origin is not None
-    own = {
-        "lap_jax": digest_of(Path(library.origin).parent),
-        "benchmark": digest_of(Path(__file__).parent),
-    }
+    folders = (Path(library.origin).parent, Path(__file__).parent)
+    own = dict(zip(OWN, map(digest_of, folders), strict=True))
     versions = {entry.name: versions_of(entry) | own for entry in wanted}
     todo = [
         entry for entry in wanted
@@ -84,6 +85,9 @@ def models(command: Models, say: Callable[[str], None] = print) -> str:
     text = table([rows[name] for name in order if name in rows])
     write_atomically(command.out / "models.md", text.encode())
     say(text)
+    old = sum(rows[entry.name].versions != versions[entry.name] for entry in wanted)
+    if old:
+        say(f"{old} rows are of other files of lap_jax or of the benchmark: --again does them too")
     return text
 
 
@@ -102,10 +106,13 @@ def chosen(known: Sequence[Entry], patterns: Sequence[str]) -> list[Entry]:
 
 
 def is_done(row: Row | None, entry: Entry, versions: dict[str, str]) -> bool:
-    """Return whether a row says all that can be said of an entry, with these versions."""
-    if row is None or row.versions != versions:
+    """Return whether a row says all that can be said of an entry, by these packages.
+
+    It stays where lap_jax or the benchmark has changed since, and says of which files it is.
+    """
+    if row is None or row.missing != missing(entry):
         return False
-    return row.missing == missing(entry)
+    return all(row.versions.get(name) == versions[name] for name in versions if name not in OWN)
 
 
 def versions_of(entry: Entry) -> dict[str, str]:

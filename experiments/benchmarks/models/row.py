@@ -111,9 +111,7 @@ def missing(entry: Entry) -> str:
     return ""
 
 
-def found(
-    entry: Entry, versions: dict[str, str], look: bool = True, limit: float = LIMIT
-) -> Row:
+def found(entry: Entry, versions: dict[str, str], look: bool = True, limit: float = LIMIT) -> Row:
     """Build a model, trace it, make its masks and ask the oracle.
 
     Args:

@@ -23,11 +23,11 @@ Models of other libraries, small, with made-up weights: does `lap_jax.trace` rea
 them right? *Kernels*: leaves that are layers of the graph. *Not read*: weights that are none, as
 `Graph.unread` lists them (most are positions, which are added to activations), in bold how many
 leaves that are none the oracle sees meet an activation as kernels do. *Others*: biases and scales
-of two axes or more that the graph lists, too; a leaf in no list is under "What differs". *Barriers*: places where lookahead stops. *Edges
-agree*: of the pairs of layers that are neighbours in the graph
-or by perturbation, those where all channels that were tried go the same way; those that a barrier
-keeps apart are counted after a plus. Seconds are those of the CPU: of the trace, and of masks of
-LAP at {SPARSITY:.0%}."""
+of two axes or more that the graph lists, too; a leaf in no list is under "What differs".
+*Barriers*: places where lookahead stops. *Edges agree*: of the pairs of layers that are neighbours
+in the graph or by perturbation, those where all channels that were tried go the same way; those
+that a barrier keeps apart are counted after a plus. Seconds are those of the CPU: of the trace,
+and of masks of LAP at {SPARSITY:.0%}."""
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -106,6 +106,12 @@ def test_the_command_goes_on_with_what_is_there(
     assert done[4:] == ["plain/tiny/float32"]
     assert len(from_json((tmp_path / "models.json").read_text())) == 4
     assert (tmp_path / "models.md").read_text() in capsys.readouterr().out
+    monkeypatch.setattr(command, "digest_of", lambda _: "other")
+    assert main([*flags, "--only", "plain/tiny"]) == 0  # rows stay, whatever has changed here
+    assert "1 rows are of other files" in capsys.readouterr().out
+    monkeypatch.setattr(command, "versions_of", lambda _: {"jax": "another"})
+    assert main([*flags, "--only", "plain/tiny"]) == 0
+    assert done[5:] == ["plain/tiny/float32"]
     assert main([*flags, "--only", "strange"]) == 2
     assert "no row matches 'strange'" in capsys.readouterr().err
 
