@@ -116,11 +116,11 @@ def near_largest(x: jax.Array) -> jax.Array:
 def power_of_two(x: jax.Array) -> jax.Array:
     """Return a power of two within a factor of two of a positive ``x``; 1 for zero."""
     # By its bits: what is compiled for `frexp` and `ldexp` takes a third of a small program's time.
-    info = jnp.finfo(x.dtype)
-    one, top = (_bits(jnp.asarray(value, x.dtype)) for value in (1, 2.0 ** (info.maxexp - 1)))
-    unit = jnp.asarray(1 << info.nmant, one.dtype)
-    above = jnp.minimum((_bits(x) & -unit) + unit, top)
-    bits = jnp.where((x == 0) | ~jnp.isfinite(x), one, above)
+    info, bits = jnp.finfo(x.dtype), _bits(x)
+    one, last = (_bits(jnp.asarray(value, x.dtype)) for value in (1, 2.0 ** (info.maxexp - 1)))
+    unit = jnp.asarray(1 << info.nmant, bits.dtype)  # of the exponent
+    above = jnp.minimum((bits & -unit) + unit, last)
+    bits = jnp.where((bits == 0) | (bits >= last + unit), one, above)  # infinite and NaN: 1, too
     # The barrier keeps XLA from working this scalar out again for every number it is applied to.
     return lax.optimization_barrier(lax.bitcast_convert_type(bits, x.dtype))
 
@@ -156,5 +156,5 @@ def lowered(x: jax.Array, tiny: jax.Array) -> jax.Array:
 
 def _bits(x: jax.Array) -> jax.Array:
     """Return ``|x|`` as whole numbers in the same order."""
-    word = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
+    word = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
     return lax.bitcast_convert_type(jnp.abs(x), word)

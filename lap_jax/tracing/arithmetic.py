@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -39,6 +40,8 @@ ELEMENTWISE = frozenset(
      "pow", "rem", "atan2", "nextafter", "lgamma", "digamma", "is_finite", "not", "and", "or",
      "xor", "population_count", "shift_left", "shift_right_logical", "shift_right_arithmetic")
 )  # fmt: skip
+MOST_MIXED = 1024
+"""Channels that a sum of channels of one activation is made of; beyond, they are not followed."""
 COMPARISON = frozenset(("eq", "ne", "lt", "le", "gt", "ge", "lt_to", "le_to", "eq_to"))
 
 
@@ -124,6 +127,34 @@ def collapsed(builder: GraphBuilder, value: Traced, eqn: JaxprEqn) -> Traced:
     if len(value.sources) == 1 and not value.unit:
         return value
     return _scaled_by(builder, value, (), eqn)
+
+
+def mixed(
+    builder: GraphBuilder, eqn: JaxprEqn, value: Traced, axes: Sequence[int]
+) -> Traced | None:
+    """Return an activation with sums of its channels, so that none change along axes.
+
+    Where data say how much of each is taken, or which one, it is the sum all the same. None where
+    too many channels would meet in each.
+    """
+    sources = []
+    for source in value.sources:
+        along = [axis for axis in axes if not channels.constant(source.ids, [axis])]
+        sizes = [value.shape[axis] for axis in along]
+        if math.prod(sizes) > MOST_MIXED:
+            return None
+        if along:
+            spread = np.moveaxis(source.ids, along, range(len(along)))
+            columns = [
+                channels.held(np.expand_dims(spread[place], along), value.shape)
+                for place in np.ndindex(*sizes)
+            ]
+            numbers, rows = channels.distinct(columns, len(columns))
+            parts = [source._replace(ids=column) for column in columns]
+            name = builder.junction("sum", rows, parts, builder.where(eqn))
+            source = source._replace(node=name, ids=numbers, scale=1.0)
+        sources.append(source)
+    return value._replace(sources=tuple(sources))
 
 
 def product(builder: GraphBuilder, eqn: JaxprEqn, a: Traced, b: Traced) -> Traced:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -78,6 +78,8 @@ class GraphBuilder:
       scaled_by_more: source lines where a layer's kernel is not its leaf alone, by layer.
       readings: of layers, since somebody has emptied it.
       calls: source lines of the calls that are being read, outermost first.
+      sums: equations that add up channels and are followed.
+      more_sums: others of which no more than the sum goes on to a layer.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -94,6 +96,8 @@ class GraphBuilder:
     scaled_by_more: dict[str, str] = field(default_factory=dict)
     readings: list[Reading] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    sums: frozenset[Hashable] = frozenset()
+    more_sums: set[Hashable] = field(default_factory=set)
 
     def where(self, eqn: JaxprEqn) -> str:
         """Return the source line of an equation, or of the call that it is part of."""
@@ -175,6 +179,8 @@ class GraphBuilder:
         """Report what an activation has lost on its way to a layer, or to the output."""
         for found in value.breaks:
             self.report(found, self.layers_before(found.node), [layer] if layer else [])
+            if found.sum is not None and layer:
+                self.more_sums.add(found.sum)
 
     def barrier(self, eqn: JaxprEqn, values: Sequence[Value], why: str) -> list[Traced]:
         """Return the results of an equation that loses all channels."""

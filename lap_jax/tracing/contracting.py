@@ -11,7 +11,7 @@ from jax.extend.core import JaxprEqn
 from lap_jax.graph.layers import IDENTITY
 from lap_jax.tracing import channels
 from lap_jax.tracing.applying import Labelled, contracted, convolved
-from lap_jax.tracing.arithmetic import Rule, collapsed, product, total
+from lap_jax.tracing.arithmetic import Rule, collapsed, mixed, product, total
 from lap_jax.tracing.builder import GraphBuilder, Reading
 from lap_jax.tracing.channels import CHANNELS
 from lap_jax.tracing.interpreter import out_shape
@@ -28,7 +28,17 @@ from lap_jax.tracing.movements import (
     without,
 )
 from lap_jax.tracing.moving import MOVEMENTS
-from lap_jax.tracing.values import Break, Entries, FromParams, Source, Traced, Value, moved, traced
+from lap_jax.tracing.values import (
+    Break,
+    Entries,
+    FromParams,
+    Source,
+    Traced,
+    Value,
+    breaks_of,
+    moved,
+    traced,
+)
 
 Axes: TypeAlias = tuple[Sequence[int], Sequence[int]]
 DotDimensions: TypeAlias = tuple[Axes, Axes]
@@ -105,22 +115,25 @@ def _meet(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> Trac
         collapsed(builder, value, eqn) if len(value.sources) > 1 else value
         for value in traced(values)
     ]
-    sides, shape = _sides(eqn.params["dimension_numbers"], values), out_shape(eqn)
-    breaks = frozenset().union(*(value.breaks for value in traced(values)))
-    mixed = [
-        not all(channels.constant(source.ids, side.gone) for source in value.sources)
-        for value, side in zip(traced(values), sides, strict=True)
-    ]
-    if all(mixed):
+    numbers, shape = eqn.params["dimension_numbers"], out_shape(eqn)
+    sides, breaks = _sides(numbers, values), breaks_of(values)
+    mixes = [_mixes(side) for side in sides]
+    if sum(mixes) == 1:
+        place = mixes.index(True)
+        whole = _mixture(builder, eqn, sides[place])
+        if whole is not None:
+            values[place], mixes[place] = whole, False
+            sides = _sides(numbers, values)
+    if all(mixes):
         name, ids = _pair(builder, eqn, sides)
         if _weighs_positions(sides):
             builder.connect_identity(name, IDENTITY)
             return Traced(shape, breaks=breaks)
         return Traced(shape, (_summed(builder, eqn, name, ids, len(shape)),), breaks=breaks)
     kept = []
-    for value, side, mixes in zip(traced(values), sides, mixed, strict=True):
+    for value, side, lost in zip(traced(values), sides, mixes, strict=True):
         for source in value.sources:
-            if mixes:
+            if lost:
                 why = "it mixes the channels by weights that depend on the data"
                 line = builder.where(eqn)
                 breaks |= {Break(source.node, eqn.primitive.name, line, why)}
@@ -131,6 +144,23 @@ def _meet(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> Trac
         return Traced(shape, unit=any(value.unit for value in traced(values)), breaks=breaks)
     found = kept[0] if len(kept) == 1 else product(builder, eqn, *kept)
     return found._replace(breaks=breaks)
+
+
+def _mixes(side: _Operand) -> bool:
+    """Return whether several channels of an activation meet where it is contracted."""
+    (value,) = traced([side.value])
+    return not all(channels.constant(source.ids, side.gone) for source in value.sources)
+
+
+def _mixture(builder: GraphBuilder, eqn: JaxprEqn, side: _Operand) -> Traced | None:
+    """Return the sums of channels that a mixture gives: of experts, by weights from the data.
+
+    None where no channels are left beside those that are contracted: then what comes of it weighs
+    positions, as queries do.
+    """
+    (value,) = traced([side.value])
+    stay = any(not channels.constant(source.ids, side.free) for source in value.sources)
+    return mixed(builder, eqn, value, side.gone) if stay else None
 
 
 def _weighs_positions(sides: Sequence[_Operand]) -> bool:

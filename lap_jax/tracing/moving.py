@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from lap_jax.tracing.arithmetic import Rule, either
+from lap_jax.tracing.arithmetic import Rule, either, mixed
 from lap_jax.tracing.builder import GraphBuilder
 from lap_jax.tracing.interpreter import out_shape, out_shapes
 from lap_jax.tracing.movements import (
@@ -228,6 +228,11 @@ def moves_of(eqn: JaxprEqn, values: Sequence[Value]) -> list[Movement] | None:
 
 def _move(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
     movements = moves_of(eqn, values)
+    if movements is None and isinstance(values[0], Traced):
+        one = mixed(builder, eqn, values[0], ANYWHERE[eqn.primitive.name](eqn)[0])
+        if one is not None:  # whichever it is
+            values = [one.bent(), *values[1:]]
+            movements = moves_of(eqn, values)
     if movements is None:
         channels = isinstance(values[0], Traced)
         what = "it takes channels" if channels else "parameters are taken"

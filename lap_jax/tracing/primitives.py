@@ -35,6 +35,11 @@ PARAMETER_RULES: dict[str, ParameterRule] = {
 _BESIDE = frozenset(
     ("add", "sub", "add_any", "concatenate", "stack", "select_n", "pad", "dynamic_update_slice")
 )  # fmt: skip
+_REASONS = {
+    "while": "how often it goes round is not known beforehand: use lax.scan, or lax.fori_loop with "
+    "numbers",
+}
+"""Why a primitive without a rule has none, where there is more to say."""
 
 
 def graph_interpreter(builder: GraphBuilder) -> Interpreter:
@@ -67,7 +72,9 @@ def _equation(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequ
             found = RULES[name](builder, eqn, values)
             _leave(builder, eqn, values)
             return found
-        return builder.barrier(eqn, values, f"{name} is not known to keep channels apart")
+        return builder.barrier(
+            eqn, values, _REASONS.get(name, f"{name} is not known to keep channels apart")
+        )
     if all(value.is_constant for value in known):
         return constants(eqn, known)
     if name in PARAMETER_RULES:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from jax.extend.core import JaxprEqn
 
 from lap_jax.tracing import channels
-from lap_jax.tracing.arithmetic import Rule, bent
+from lap_jax.tracing.arithmetic import Rule, bent, mixed
 from lap_jax.tracing.builder import GraphBuilder
 from lap_jax.tracing.channels import CHANNELS
 from lap_jax.tracing.interpreter import out_shape
 from lap_jax.tracing.movements import Movement, move, spread, without
-from lap_jax.tracing.values import Break, Traced, Value, traced
+from lap_jax.tracing.values import Break, Traced, Value, moved, traced
 
 REDUCTION = frozenset(
     ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or",
@@ -58,11 +58,17 @@ def _put_together(
     A sum of elements that know nothing of each other grows with the root of their number.
     """
     sums = eqn.primitive.name in ("reduce_sum", "reduce_window_sum")
+    name = (id(eqn), *builder.calls) if eqn.primitive.name == "reduce_sum" else None
+    if name in builder.sums:
+        alone = [axis for axis in axes if not value.is_constant([axis])]
+        whole = mixed(builder, eqn, value, alone)
+        if whole is not None:
+            value, count = whole, count // math.prod(value.shape[axis] for axis in alone)
     breaks, sources = set(value.breaks), []
     for source in value.sources:
         if not channels.constant(source.ids, axes):
             line = builder.where(eqn)
-            breaks.add(Break(source.node, eqn.primitive.name, line, "it mixes the channels"))
+            breaks.add(Break(source.node, eqn.primitive.name, line, "it mixes the channels", name))
             continue
         scale = source.scale * math.sqrt(count) if sums else source.scale
         ids = move(CHANNELS, source.ids, movement)
@@ -78,8 +84,20 @@ def _along(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequenc
     return builder.barrier(eqn, values, "it mixes the channels")
 
 
+def _top(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
+    """The largest along an axis with one channel, such as tokens, and where they are."""
+    (value,), shape = traced(values), out_shape(eqn)
+    axis = eqn.params.get("axis", len(shape) - 1) % len(shape)
+    if not value.is_constant([axis]):
+        return builder.barrier(eqn, values, "it takes channels in an order that the data say")
+    found = moved(value, spread(value.shape, [axis], shape), shape)
+    assert isinstance(found, Traced)
+    return [found.bent(), Traced(shape, unit=value.unit)]
+
+
 REDUCING: dict[str, Rule] = {
     **dict.fromkeys(REDUCTION, _reduce),
     **dict.fromkeys(WINDOW, _window),
     **dict.fromkeys(ALONG, _along),
+    "top_k": _top,
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -73,10 +75,15 @@ def trace(apply_fn: Any, variables: Any, *inputs: Any, **static: Any) -> Graph:
       b      b/kernel  3x2     3    2  -     a         -
     """
     function, variables, inputs = as_model(apply_fn, variables, inputs)
-    program, builder, values = model_program(function, variables, inputs, static)
-    results = read(graph_interpreter(builder), program, values)
-    for result in traced(results):
-        builder.end(result)
+    program, empty, values = model_program(function, variables, inputs, static)
+    sums: frozenset[Hashable] = frozenset()
+    while True:
+        builder = replace(deepcopy(empty), sums=sums)
+        for result in traced(read(graph_interpreter(builder), program, values)):
+            builder.end(result)
+        if builder.more_sums <= sums:
+            break
+        sums |= builder.more_sums
     if not builder.layers:
         raise PruningError(
             "the model reads no kernel from the variables given: pass the tree that holds them, "

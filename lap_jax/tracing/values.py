@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -157,12 +157,20 @@ class Source(NamedTuple):
 
 
 class Break(NamedTuple):
-    """Channels that an operation mixed in a way that says nothing of a single one."""
+    """Channels that an operation mixed in a way that says nothing of a single one.
+
+    Attributes:
+      node, primitive, where, why: whose they are, and what mixed them, in which line and how.
+      sum: names the equation, if it is a sum that can be followed: a mean over positions once these
+        have channels of their own. Told from a statistic, which what it is of meets again, by where
+        it goes, so that it is followed when the program is read anew.
+    """
 
     node: str
     primitive: str
     where: str
     why: str
+    sum: Hashable = None
 
 
 class Traced(NamedTuple):

@@ -100,7 +100,9 @@ def test_powers_of_two_lie_within_a_factor_of_two(dtype: str) -> None:
         mantissa, _ = np.frexp(float(found))
         assert mantissa == 0.5  # a power of two
         assert 0.5 <= float(x) / float(found) <= 2
-    assert float(power_of_two(jnp.zeros((), dtype))) == 1
+    for value in (0, np.inf, np.nan):
+        assert float(power_of_two(jnp.asarray(value, dtype))) == 1
+    assert power_of_two(info.smallest_subnormal.astype(dtype)) == info.tiny
 
 
 def test_near_the_largest_of_either_sign() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import lap_jax
 
@@ -38,6 +39,20 @@ def pairs(graph: lap_jax.Graph, source: str, target: str) -> set[tuple[int, int]
         for position in range(edge.positions):
             for channel in range(graph.parts[source].out_size):
                 found.add((channel, position * width + edge.offset + channel))
+    return found
+
+
+def brought(graph: lap_jax.Graph, source: str, target: str) -> np.ndarray:
+    """Which channel of a layer reaches which input of another, through junctions."""
+    found = np.zeros((graph.parts[source].out_size, graph.parts[target].in_size), bool)
+    for place in pairs(graph, source, target):
+        found[place] = True
+    for part in graph.junctions:
+        direct = pairs(graph, source, part.name)
+        if direct:
+            step = np.zeros((graph.parts[source].out_size, part.size), bool)
+            step[tuple(np.array(sorted(direct)).T)] = True
+            found |= step @ brought(graph, part.name, target)
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lap_jax
-from tests.tracing.small import kernels, pairs, w
+from tests.tracing.small import brought, kernels, pairs, w
 
 
 def attention(p: Any, x: jax.Array, rotary: bool) -> jax.Array:
@@ -133,20 +133,6 @@ def test_experts_of_ragged_groups_are_a_layer_each() -> None:
 # ---------------------------------------------------------------- activations with activations
 
 
-def brought(graph: lap_jax.Graph, source: str, target: str) -> np.ndarray:
-    """Which channel of a layer reaches which input of another, through junctions."""
-    found = np.zeros((graph.parts[source].out_size, graph.parts[target].in_size), bool)
-    for place in pairs(graph, source, target):
-        found[place] = True
-    for part in graph.junctions:
-        direct = pairs(graph, source, part.name)
-        if direct:
-            step = np.zeros((graph.parts[source].out_size, part.size), bool)
-            step[tuple(np.array(sorted(direct)).T)] = True
-            found |= step @ brought(graph, part.name, target)
-    return found
-
-
 MIXTURES: dict[str, tuple[Any, tuple[int, int, int]]] = {
     "mixture": (
         lambda a, b: jnp.einsum("be,beo->bo", jax.nn.softmax(a), b.reshape(-1, 3, 4)), (3, 12, 4)
@@ -185,6 +171,32 @@ def test_activations_that_are_mixed_by_others_bring_what_the_jacobian_shows(case
         if case != "mixture" or name == "b":
             np.testing.assert_array_equal(found, np.asarray(slope != 0).T)
     assert np.isfinite(lap_jax.lookahead_scores(params, graph)["c"]).all()
+
+
+def best(a: jax.Array, b: jax.Array, weighed: bool) -> jax.Array:
+    """The best of three experts, or a mixture of the best two."""
+    experts = b.reshape(-1, 3, 4)
+    if not weighed:
+        return jnp.take_along_axis(experts, jnp.argmax(a, -1)[:, None, None], 1)[:, 0]
+    chances, chosen = jax.lax.top_k(a, 2)
+    weights = jax.nn.softmax(chances)[..., None] * jax.nn.one_hot(chosen, 3)
+    return jnp.einsum("be,beo->bo", weights.sum(1), experts)
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+def test_experts_that_the_data_choose_are_all_neighbours(weighed: bool) -> None:
+    params = kernels((5, 3), (5, 12), (4, 2))
+
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        return best(x @ w(p, "a"), x @ w(p, "b"), weighed) @ w(p, "c")
+
+    graph = lap_jax.trace(model, params, jnp.ones((2, 5)))
+    (barrier,) = graph.barriers  # the router: it says which, and is no neighbour
+    assert (barrier.before, barrier.after) == (("a",), ("c",))
+    a, b = (jax.random.normal(key, (40, n)) for key, n in
+            zip(jax.random.split(jax.random.key(1)), (3, 12), strict=True))  # fmt: skip
+    slopes = jax.vmap(jax.jacobian(lambda a, b: best(a[None], b[None], weighed)[0], 1))(a, b)
+    np.testing.assert_array_equal(brought(graph, "b", "c"), np.asarray(slopes != 0).any(0).T)
 
 
 def test_linear_attention_is_a_mixture_of_values() -> None:

@@ -15,13 +15,14 @@ from jax.extend.core import JaxprEqn
 
 import lap_jax
 from lap_jax.tracing import views
+from lap_jax.tracing.arithmetic import MOST_MIXED
 from lap_jax.tracing.builder import GraphBuilder
 from lap_jax.tracing.interpreter import read
 from lap_jax.tracing.movements import Movement, Step, array_moves, move
 from lap_jax.tracing.moving import MOVING, moves_of
 from lap_jax.tracing.primitives import PARAMETER_RULES, RULES, graph_interpreter
 from lap_jax.tracing.values import FromParams, Power, Source, Traced, Value
-from tests.tracing.small import kernels, pairs, w
+from tests.tracing.small import brought, kernels, pairs, w
 
 # Ways to bring four channels of a to the rows of b, and which rows channel c reaches.
 MOVEMENTS = {
@@ -190,14 +191,15 @@ def test_an_index_from_the_data_moves_along_axes_on_which_nothing_changes() -> N
         ("gather", lambda h, at: h[:, jnp.stack([at, at])]),
     ],
 )
-def test_channels_that_the_data_choose_are_lost(name: str, change: Any) -> None:
-    params = kernels((5, 4), (2, 2))
-    graph = lap_jax.trace(
-        lambda p, x: change(x @ w(p, "a"), x.astype(int)[0, 0]) @ w(p, "b"),
-        params,
-        jnp.ones((3, 5)),
-    )
-    (barrier,) = graph.barriers
+def test_channels_that_the_data_choose_are_any_of_them(name: str, change: Any) -> None:
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        return change(x @ w(p, "a"), x.astype(int)[0, 0]) @ w(p, "b")
+
+    graph = lap_jax.trace(model, kernels((5, 4), (2, 2)), jnp.ones((3, 5)))
+    assert graph.barriers == ()
+    assert brought(graph, "a", "b").all()
+    many = jax.eval_shape(lambda: kernels((5, MOST_MIXED + 1), (2, 2)))
+    (barrier,) = lap_jax.trace(model, many, jnp.ones((3, 5))).barriers
     assert (barrier.primitive, barrier.before, barrier.after) == (name, ("a",), ("b",))
     assert "by an index from the data" in barrier.why
 
