@@ -13,7 +13,7 @@ from experiments.data.source import Dataset
 from experiments.reporting import report
 from experiments.running.devices import one_device_per_core
 from experiments.running.progress import Tick, progress
-from experiments.running.pruning import sparsity_of
+from experiments.running.pruning import weights_left
 from experiments.running.status import write_plan, write_progress
 from experiments.running.sweep import Options, Sweep
 from experiments.store import Result, Store
@@ -82,11 +82,13 @@ def check(trials: Sequence[Trial], dataset: Dataset) -> None:
                 "examples to test on"
             )
     for level, trial in {trial.level: trial for trial in trials}.items():
-        levels = sparsity_of(as_declared(trial), dataset)
-        if max(levels.values()) >= 1:
-            flag = "sparsity" if trial.sparsity else "taus"
-            full = max(levels, key=lambda name: levels[name])
-            raise BadFlag(f"--{flag} is {level}: {full} of {trial.model} would keep no weight")
+        for name, (left, size) in weights_left(as_declared(trial), dataset).items():
+            if not left:
+                flag = "sparsity" if trial.sparsity else "taus"
+                raise BadFlag(
+                    f"--{flag} is {level}: {name} of {trial.model} would keep none of its "
+                    f"{size:,} weights; a lower level keeps some"
+                )
 
 
 def _told(show: Tick, folder: Path, total: int) -> Tick:

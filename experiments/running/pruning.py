@@ -71,6 +71,15 @@ def sparsity_of(trial: Trial, dataset: Dataset) -> dict[str, float]:
     return {layer.name: levels.get(layer.name, 0.0) for layer in graph.prunable}
 
 
+def weights_left(trial: Trial, dataset: Dataset) -> dict[str, tuple[int, int]]:
+    """Return how many of how many weights each layer is left, by its name."""
+    graph, levels = graph_of(trial, dataset), sparsity_of(trial, dataset)
+    return {
+        layer.name: (round((1 - levels[layer.name]) * layer.size), layer.size)
+        for layer in graph.prunable
+    }
+
+
 def method_of(trial: Trial) -> lap_jax.Method:
     """Return the method with the trial's choices."""
     method = lap_jax.METHODS[trial.method.removesuffix(SHUFFLED)]

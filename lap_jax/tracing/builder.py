@@ -267,7 +267,8 @@ class GraphBuilder:
         held = {layer.path for layer in self.layers.values()}
         why = "no data meets it: the model does not read it, or not as traced"
         return tuple(
-            self.left.get(path, Unread(path, shape, why))
+            # A row of numbers is no kernel, whatever axes of size one it has.
+            self.left.get(path, Unread(path, shape, why, is_weight=sum(n > 1 for n in shape) > 1))
             for path, shape in self.shapes.items()
             if path not in held and (path in self.kernels or path in self.left)
         )

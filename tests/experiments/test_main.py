@@ -79,7 +79,10 @@ def test_run_show_and_plot_on_digits(tmp_path: Path, capsys: pytest.CaptureFixtu
             ["run", "--schedule", "gradual", "--methods", "LAP shuffled"],
             "'LAP shuffled' goes with --schedule one-shot alone",
         ),
-        (["run", "--taus", "100"], "--taus is 100: Dense_0 of fcn would keep no weight"),
+        (
+            ["run", "--taus", "100"],
+            "--taus is 100: Dense_0 of fcn would keep none",
+        ),
         (["run", "--sparsity", "1"], "--sparsity is (1.0,): expected fractions between 0 and 1"),
         (["run", "--methods", "LAP lag"], "'lag' in 'LAP lag': expected graph=declared|"),
         (["run", "--methods", "LAP measured=input"], "needs graph=traced"),

@@ -45,10 +45,13 @@ BARRIERS = {
     "matrix": (lambda h: h @ jnp.eye(4)[::-1] * 2, "dot_general"),
     "cumulative": (lambda h: jnp.cumsum(h, 1), "cumsum"),
     "norm of channels": (
-        lambda h: jnp.broadcast_to(h.sum(1, keepdims=True), h.shape),
-        "reduce_sum",
+        lambda h: jnp.broadcast_to(h.max(1, keepdims=True), h.shape),
+        "reduce_max",
     ),
-    "index from data": (lambda h: jnp.take_along_axis(h, jnp.argsort(h, axis=1), 1), "gather"),
+    "while": (
+        lambda h: jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * 2), (0, h))[1],
+        "while",
+    ),
 }
 
 

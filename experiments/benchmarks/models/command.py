@@ -75,7 +75,10 @@ def models(command: Models, say: Callable[[str], None] = print) -> str:
     order = [entry.name for entry in known]
     with progress(len(todo), "models") as (tick, note):
         for entry in todo:
-            row = found(entry, versions[entry.name], command.oracle, command.limit)
+            plain = rows.get(f"{entry.library}/{entry.model}/float32")
+            if entry.dtype == "float32" or (plain and plain.versions != versions[entry.name]):
+                plain = None
+            row = found(entry, versions[entry.name], command.oracle, command.limit, plain)
             rows[entry.name] = row
             note(f"{entry.name}: {_said(row)}")
             tick(1)
@@ -151,6 +154,7 @@ def _said(row: Row) -> str:
     if row.missing or row.error:
         return row.missing or row.error
     edges = f"{row.agree}/{row.edges - row.stopped} edges agree" if row.edges else "not checked"
+    edges = "the graph of float32" if row.same else edges
     lost = f", {len(row.lost)} kernels lost" if row.lost else ""
     return (
         f"{row.kernels} kernels{lost}, {len(row.barriers)} barriers, {edges}, "

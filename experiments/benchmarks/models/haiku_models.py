@@ -39,16 +39,21 @@ def _example(forward: Callable[..., Any], *inputs: jax.Array, train: Any = None)
 
 
 def _in(dtype: str, *kinds: Any) -> None:
-    """Let modules of these classes compute in a dtype, with weights in float32."""
+    """Let modules of these classes compute in a dtype, with weights in float32.
+
+    Batch norms stay in float32, as Haiku's documentation has them: their running statistics decay
+    by 0.999, which is 1 in bfloat16, and so become 0 / 0.
+    """
     hk: Any = importlib.import_module("haiku")
 
-    for kind in kinds:
+    for kind in (*kinds, hk.BatchNorm, hk.ExponentialMovingAverage):
         hk.mixed_precision.clear_policy(kind)
         if dtype != "float32":
             jmp: Any = importlib.import_module("jmp")
 
-            low = jnp.dtype(dtype)
-            policy = jmp.Policy(param_dtype=jnp.float32, compute_dtype=low, output_dtype=low)
+            low = jnp.dtype(dtype) if kind in kinds else jnp.float32
+            out = jnp.float32 if kind is hk.ExponentialMovingAverage else jnp.dtype(dtype)
+            policy = jmp.Policy(param_dtype=jnp.float32, compute_dtype=low, output_dtype=out)
             hk.mixed_precision.set_policy(kind, policy)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import signal
 import time
@@ -67,6 +68,9 @@ class Row:
       unsaid: floating leaves of two axes or more that are no layers and not listed.
       lost: leaves that the oracle sees meet an activation as kernels do, in whole or in part.
       barriers: of the graph.
+      graph: a digest of it, but for the scales of edges.
+      same: whether it is that of the row in float32, whose edges and masks are then taken for
+        checked, and whose ``lost`` and ``differ`` are its own.
       edges, agree, stopped, differ: see `Verdict`; no edges where the oracle was not asked.
       trace, first, later, oracle: seconds of CPU, which other work on the machine does not add to.
       error: in one line; empty if all went well.
@@ -85,6 +89,8 @@ class Row:
     unsaid: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     barriers: tuple[str, ...] = ()
+    graph: str = ""
+    same: bool = False
     edges: int = 0
     agree: int = 0
     stopped: int = 0
@@ -111,7 +117,10 @@ def missing(entry: Entry) -> str:
     return ""
 
 
-def found(entry: Entry, versions: dict[str, str], look: bool = True, limit: float = LIMIT) -> Row:
+def found(
+    entry: Entry, versions: dict[str, str], look: bool = True, limit: float = LIMIT,
+    like: Row | None = None,
+) -> Row:  # fmt: skip
     """Build a model, trace it, make its masks and ask the oracle.
 
     Args:
@@ -119,6 +128,8 @@ def found(entry: Entry, versions: dict[str, str], look: bool = True, limit: floa
       versions: what the row says of them.
       look: whether to ask the oracle.
       limit: seconds of CPU after which the row ends with what is known by then.
+      like: of the same model in float32: where the graphs are equal, the masks are, too, and all
+        that the oracle would see.
     """
     about: dict[str, Any] = {
         "library": entry.library, "model": entry.model, "dtype": entry.dtype, "versions": versions,
@@ -138,7 +149,9 @@ def found(entry: Entry, versions: dict[str, str], look: bool = True, limit: floa
             graph = trace(example.function, example.variables, *example.inputs)
             about["trace"] = time.process_time() - start
             about |= _of_graph(graph, leaves)
-            if not entry.weightless:
+            if like is not None and not like.error and like.graph == about["graph"]:
+                about |= {"same": True, "lost": like.lost, "differ": like.differ}
+            elif not entry.weightless:
                 stage = "masks"
                 about["first"], about["later"] = (_masks(example, graph) for _ in range(2))
                 if look:
@@ -179,7 +192,25 @@ def _of_graph(graph: Graph, leaves: dict[str, Any]) -> dict[str, Any]:
         "others": sum(not each.is_weight for each in graph.unread),
         "unsaid": tuple(path for path in floating if path not in said),
         "barriers": tuple(f"{stop.primitive}: {stop.why}" for stop in graph.barriers),
+        "graph": _digest(graph, leaves),
     }
+
+
+def _digest(graph: Graph, leaves: dict[str, Any]) -> str:
+    """Return a short digest of a graph, and of the dtypes of the kernels."""
+    edges = [(edge.source, edge.target, edge.positions, edge.offset,
+              None if edge.pairs is None else edge.pairs.values.tobytes())
+             for edge in graph.edges]  # fmt: skip
+    parts: list[Any] = [*graph.layers, *graph.junctions]
+    factors = [(part.name, factor.path, factor.power, factor.shift,
+                None if factor.entries is None else factor.entries.values.tobytes())
+               for part in parts for factor in part.factors]  # fmt: skip
+    layers = [(layer.name, layer.path, layer.shape, layer.groups, layer.strides, layer.pool,
+               layer.place, layer.split, layer.order, str(jnp.result_type(leaves[layer.path])))
+              for layer in graph.layers]  # fmt: skip
+    junctions = [(part.name, part.size, part.kind) for part in graph.junctions]
+    text = repr((layers, edges, junctions, factors, sorted(graph.returned)))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _masks(example: Example, graph: Graph) -> float:

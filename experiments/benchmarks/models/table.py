@@ -26,7 +26,8 @@ leaves that are none the oracle sees meet an activation as kernels do. *Others*:
 of two axes or more that the graph lists, too; a leaf in no list is under "What differs".
 *Barriers*: places where lookahead stops. *Edges agree*: of the pairs of layers that are neighbours
 in the graph or by perturbation, those where all channels that were tried go the same way; those
-that a barrier keeps apart are counted after a plus. Seconds are those of the CPU: of the trace,
+that a barrier keeps apart are counted after a plus. *As float32*: the graph is that of the row in
+float32, and so are the kernels; then all else is, too. Seconds are those of the CPU: of the trace,
 and of masks of LAP at {SPARSITY:.0%}."""
 
 
@@ -77,7 +78,8 @@ def _summary(rows: Sequence[Row]) -> str:
         f"{len(fine) - len(whole)} with something lost or stopped, {len(part)} not checked to "
         f"the end, {len(tried) - len(fine) - len(part)} not at all. "
         f"Edges: {sum(row.agree for row in fine)} of {sum(row.edges for row in fine)} agree, "
-        f"{sum(row.stopped for row in fine)} are behind barriers.",
+        f"{sum(row.stopped for row in fine)} are behind barriers. {sum(row.same for row in fine)} "
+        "rows in bfloat16 have the graph of float32.",
         f"In no list: {sum(len(row.unsaid) for row in tried)} leaves.",
         f"More than {LIMIT:.0f} s from trace to masks: {', '.join(slow) or 'none'}.",
     ]
@@ -104,6 +106,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     unread = str(len(row.unread)) + (f", **{len(row.lost)}**" if row.lost else "")
     stopped = f" + {row.stopped}" if row.stopped else ""
     edges = f"{row.agree}/{row.edges - row.stopped}" if row.edges else "-"
+    edges = "as float32" if row.same else edges
     return (
         row.model, row.dtype, f"{row.parameters:,}", str(row.kernels), unread,
         str(row.others), str(len(row.barriers)), edges + stopped,

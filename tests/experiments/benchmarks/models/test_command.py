@@ -46,6 +46,15 @@ def test_a_row_says_what_was_read_and_that_it_is_right() -> None:
     assert row.first > 0
 
 
+def test_a_model_with_the_graph_of_another_is_not_checked_again() -> None:
+    plain = found(TINY, {}, look=False)
+    row = found(TINY, {}, like=replace(plain, differ=("x",)))
+    assert (row.same, row.graph, row.differ, row.first) == (True, plain.graph, ("x",), 0)
+    row = found(TINY, {}, look=False, like=replace(plain, graph="another"))
+    assert (row.same, row.differ, row.first > 0) == (False, (), True)
+    assert "| as float32 |" in table([replace(row, same=True)])
+
+
 def test_what_is_missing_or_broken_is_a_row_too() -> None:
     rows = [found(entry, {}) for entry in KNOWN[1:]]
     assert rows[0].error == "cannot be built: RuntimeError: first line"
@@ -91,7 +100,9 @@ def test_the_command_goes_on_with_what_is_there(
 ) -> None:
     done: list[str] = []
 
-    def counted(entry: Entry, versions: dict[str, str], look: bool, limit: float) -> Row:
+    def counted(
+        entry: Entry, versions: dict[str, str], look: bool, limit: float, like: Row | None
+    ) -> Row:
         done.append(entry.name)
         return Row(entry.library, entry.model, entry.dtype, versions, missing=missing(entry))
 
