@@ -37,6 +37,7 @@ from lap_jax.tracing.values import (
     moved,
     opaque,
     stacked,
+    traced,
 )
 
 Computes: TypeAlias = Sequence[Callable[[], Any] | None]
@@ -228,7 +229,7 @@ def moves_of(eqn: JaxprEqn, values: Sequence[Value]) -> list[Movement] | None:
 
 def _move(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
     movements = moves_of(eqn, values)
-    if movements is None and isinstance(values[0], Traced):
+    if movements is None and isinstance(values[0], Traced) and traced(values[1:]):
         one = mixed(builder, eqn, values[0], ANYWHERE[eqn.primitive.name](eqn)[0])
         if one is not None:  # whichever it is
             values = [one.bent(), *values[1:]]
@@ -293,6 +294,8 @@ def _scatter(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Seque
     partial = [
         axis for axis, at in zip(window, kept, strict=True) if update.shape[axis] != shape[at]
     ]
+    if isinstance(index, Traced) and update.is_constant(partial):  # it may be any place
+        update = mixed(builder, eqn, update, gone) or update
     if not update.is_constant([*gone, *partial]):
         return builder.barrier(eqn, values, "it writes into some of the channels")
     thin = first(update.shape, [*gone, *partial])

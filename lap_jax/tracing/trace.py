@@ -42,9 +42,10 @@ def trace(apply_fn: Any, variables: Any, *inputs: Any, **static: Any) -> Graph:
     sum of kernels is a sum of layers (LoRA), a product of two is two in a row (low rank).
 
     Taken as approximations, and not reported: slopes of activations and statistics of a norm count
-    as constants; the same channel at several positions (pixels, tokens) is one; factors that change
-    with the position, such as rotary angles, count with their root mean square; a query-key product
-    ends at the softmax.
+    as constants (a mean over channels that goes on to a layer alone is their sum); the same channel
+    at several positions (pixels, tokens) is one; factors that change with the position, such as
+    rotary angles, count with their root mean square; a query-key product ends at the softmax; where
+    data choose among channels, or weigh them, these add up.
 
     Args:
       apply_fn: ``apply_fn(variables, *inputs, **static)``; a Linen module stands for its ``apply``,

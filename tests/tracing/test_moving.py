@@ -251,3 +251,15 @@ def test_what_is_written_into_channels_is_lost() -> None:
     )
     (barrier,) = graph.barriers
     assert (barrier.before, barrier.after) == (("a",), ("b",))
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_is_added_where_the_data_say_may_be_anywhere(known: bool) -> None:
+    params = kernels((5, 4), (6, 2))
+
+    def model(p: Any, x: jax.Array, at: jax.Array) -> jax.Array:
+        return jnp.zeros((3, 6)).at[:, np.arange(4) if known else at].add(x @ w(p, "a")) @ w(p, "b")
+
+    graph = lap_jax.trace(model, params, jnp.ones((3, 5)), jnp.arange(4))
+    assert brought(graph, "a", "b").all() == (not known)
+    assert bool(graph.barriers) == known  # places that are known would be more than any place
