@@ -75,9 +75,9 @@ def models(command: Models, say: Callable[[str], None] = print) -> str:
     order = [entry.name for entry in known]
     with progress(len(todo), "models") as (tick, note):
         for entry in todo:
-            plain = rows.get(f"{entry.library}/{entry.model}/float32")
-            if entry.dtype == "float32" or (plain and plain.versions != versions[entry.name]):
-                plain = None
+            plain = None
+            if entry.dtype != "float32":
+                plain = rows.get(f"{entry.library}/{entry.model}/float32")
             row = found(entry, versions[entry.name], command.oracle, command.limit, plain)
             rows[entry.name] = row
             note(f"{entry.name}: {_said(row)}")

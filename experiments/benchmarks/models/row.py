@@ -68,7 +68,7 @@ class Row:
       unsaid: floating leaves of two axes or more that are no layers and not listed.
       lost: leaves that the oracle sees meet an activation as kernels do, in whole or in part.
       barriers: of the graph.
-      graph: a digest of it, but for the scales of edges.
+      graph: a digest of it.
       same: whether it is that of the row in float32, whose edges and masks are then taken for
         checked, and whose ``lost`` and ``differ`` are its own.
       edges, agree, stopped, differ: see `Verdict`; no edges where the oracle was not asked.
@@ -197,12 +197,15 @@ def _of_graph(graph: Graph, leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def _digest(graph: Graph, leaves: dict[str, Any]) -> str:
-    """Return a short digest of a graph, and of the dtypes of the kernels."""
+    """Return a short digest of a graph, and of the dtypes of the kernels.
+
+    Without the scales of edges, and with epsilons as they are rounded in bfloat16.
+    """
     edges = [(edge.source, edge.target, edge.positions, edge.offset,
               None if edge.pairs is None else edge.pairs.values.tobytes())
              for edge in graph.edges]  # fmt: skip
     parts: list[Any] = [*graph.layers, *graph.junctions]
-    factors = [(part.name, factor.path, factor.power, factor.shift,
+    factors = [(part.name, factor.path, factor.power, f"{factor.shift:.1e}",
                 None if factor.entries is None else factor.entries.values.tobytes())
                for part in parts for factor in part.factors]  # fmt: skip
     layers = [(layer.name, layer.path, layer.shape, layer.groups, layer.strides, layer.pool,
