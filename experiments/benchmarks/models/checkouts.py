@@ -29,9 +29,11 @@ def imported(folder: Path, name: str) -> Any:
         return importlib.import_module(name)
     finally:
         sys.path.remove(str(folder))
+        root = name.partition(".")[0]
         for other in set(sys.modules) - before:
             file = getattr(sys.modules[other], "__file__", None)
-            if other in absent or (isinstance(file, str) and file.startswith(str(folder))):
+            own = isinstance(file, str) and file.startswith(str(folder))
+            if other in absent or own or other.partition(".")[0] == root:  # folders have no file
                 del sys.modules[other]
 
 

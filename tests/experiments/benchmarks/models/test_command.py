@@ -1,5 +1,6 @@
 import json
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from experiments.benchmarks.__main__ import main
 from experiments.benchmarks.models import command
 from experiments.benchmarks.models.catalogue import entries
+from experiments.benchmarks.models.checkouts import imported
 from experiments.benchmarks.models.example import Example, noise
 from experiments.benchmarks.models.row import Entry, Row, found, missing
 from experiments.benchmarks.models.table import from_json, table, to_json
@@ -135,3 +137,17 @@ def test_list_builds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 def test_rows_have_names_of_their_own() -> None:
     names = [entry.name for entry in entries(None, None)]
     assert len(set(names)) == len(names)
+
+
+def test_a_module_of_a_checkout_is_imported_again_and_again(tmp_path: Path) -> None:
+    """Of folders without files of their own, too."""
+    for place in ("some", "other"):
+        inner = tmp_path / place / "checked_out" / "models" / "deep"
+        inner.mkdir(parents=True)
+        (inner.parent / "__init__.py").write_text("")
+        (inner / "net.py").write_text(f"WHERE = {place!r}\n")
+    before = set(sys.modules)
+    for place in ("some", "other", "some"):
+        module = imported(tmp_path / place, "checked_out.models.deep.net")
+        assert place == module.WHERE
+        assert set(sys.modules) == before
