@@ -15,6 +15,8 @@ from lap_jax.scoring.propagation import Measured
 from lap_jax.selection.scopes import Scope
 from lap_jax.selection.sparsity import cubic_schedule, iterative_schedule, paper_sparsity
 from lap_jax.selection.top_k import keep_largest
+from lap_jax.shrinking.shrink import shrink
+from lap_jax.shrinking.small import Small
 from lap_jax.tracing.measure import measure
 from lap_jax.tracing.trace import trace
 from lap_jax.version import VERSION
@@ -35,6 +37,7 @@ __all__ = [
     "PruneInTrainingState",
     "PruningError",
     "Scope",
+    "Small",
     "Summary",
     "SummaryRow",
     "apply_masks",
@@ -56,6 +59,7 @@ __all__ = [
     "read_metadata",
     "save_masks",
     "save_pruned",
+    "shrink",
     "summarize",
     "trace",
 ]

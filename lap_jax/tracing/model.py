@@ -62,6 +62,11 @@ def as_model(apply_fn: Any, variables: Any, inputs: Sequence[Any]) -> Model:
     return _without_others(apply_fn, variables, inputs)
 
 
+def holds_variables(model: Any) -> bool:
+    """Return whether a model is a module that holds its own variables."""
+    return _is_module(model, "flax.nnx") or _is_module(model, "equinox")
+
+
 def _is_module(thing: Any, library: str) -> bool:
     found = sys.modules.get(library)
     return found is not None and isinstance(thing, found.Module)

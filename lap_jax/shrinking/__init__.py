@@ -1,0 +1,1 @@
+"""Smaller networks: what a masked model computes of nothing, or for nobody, is left out."""
