@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -350,10 +351,9 @@ def _image(part: Part, conv: _Conv, cut: _Cut) -> Any | None:
     thin = [-1 if i == conv.lhs[1] else 1 for i in range(len(shape))]
     number = np.where(cut.folded, constant.value, 0).astype(part.ins[0].dtype)
     image = np.broadcast_to(number.reshape(thin), shape)
-    (found,) = computed(
-        part.eqn, [jnp.asarray(image), jnp.asarray(np.broadcast_to(kernel.array, kernel.shape))],
-        False,
-    )  # fmt: skip
+    with jax.ensure_compile_time_eval():
+        whole = [image, np.broadcast_to(kernel.array, kernel.shape)]
+        (found,) = computed(part.eqn, list(map(jnp.asarray, whole)), False)
     one = tuple(
         np.ones(1, bool) if i == conv.out[0] else own for i, own in enumerate(part.keep)
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
@@ -68,7 +69,7 @@ def planned(
     listing: Listing,
     leaves: Sequence[Any],
     fixed: Sequence[np.ndarray] | None,
-    kept_results: Mapping[int, Any] = {},
+    wanted: Mapping[int, Sets | None],
 ) -> Plan:
     """Return which slices of every value are to be computed.
 
@@ -76,25 +77,13 @@ def planned(
       listing: the program.
       leaves: arrays of the variables.
       fixed: of each leaf the entries that training does not change; None: nothing is trained.
-      kept_results: outputs, by their place, of which only the slices of a leaf are returned, with
-        the value that is the leaf.
+      wanted: of outputs by their place the slices that are returned; of others all are.
     """
-    facts = _forward(listing, leaves, fixed)
-    needs: list[Sets | None] = []
-    wanted: dict[int, Sets | None] = {place: None for place in kept_results}
-    while True:  # what is returned of a leaf's next value is needed where the leaf is
-        plan = Plan(listing, facts, [None] * len(facts), [None] * len(listing.steps))
-        _backward(plan, wanted)
-        needs = plan.needs
-        grown = {place: union(wanted[place], needs[leaf]) for place, leaf in kept_results.items()}
-        same = all(
-            (grown[place] is None) == (wanted[place] is None)
-            and all(map(np.array_equal, grown[place] or (), wanted[place] or ()))
-            for place in grown
-        )
-        if same:
-            return plan
-        wanted = grown
+    with jax.ensure_compile_time_eval():  # under the trace of what computes it, too
+        facts = _forward(listing, leaves, fixed)
+    plan = Plan(listing, facts, [None] * len(facts), [None] * len(listing.steps))
+    _backward(plan, wanted)
+    return plan
 
 
 def _forward(

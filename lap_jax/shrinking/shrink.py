@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from lap_jax.paths import checked_mask, has_collections, is_array, leaves_by_pat
 from lap_jax.retraining import apply_masks
 from lap_jax.shrinking.contracting import CONTRACTION_RULES, multiply_adds
 from lap_jax.shrinking.cuts import Kept, cut, kept_of
-from lap_jax.shrinking.listing import Leaf, listed
+from lap_jax.shrinking.listing import Listing, listed
 from lap_jax.shrinking.plan import Plan, planned, rule_of
 from lap_jax.shrinking.program import run
 from lap_jax.shrinking.rules import FULL, is_half
@@ -56,12 +55,12 @@ def shrink(
       **static: arguments that are not traced, such as ``train=False``.
 
     Returns:
-      The small network. Of Linen's mutable collections that the model returns, its ``apply``
-      returns the slices that stay.
+      The small network. Its ``apply`` takes other options than these, too: ``train=True``, random
+      keys, and ``mutable=[...]``, of which it returns the slices that stay.
 
     Raises:
       PruningError: if masks do not fit, ``fold=False`` comes without masks, variables have no
-        values, or the small network gives something else than the masked one.
+        values, the model returns new ones (batch statistics), or the small network gives something else than the masked one.
 
     Example:
       >>> params = {"a": jnp.ones((4, 3)), "b": jnp.ones((3, 2))}
@@ -83,88 +82,129 @@ def shrink(
             "pruned: pass masks"
         )
     masked = own.variables if masks is None else apply_masks(own.variables, masks)
-    cutter = _cutter(own, masked, None if fold else _fixed(masked, masks), static)
+    cutter = _Cutter(own, masked, None if fold else _fixed(masked, masks), static)
     return _made(cutter, masked, own.inputs, tolerance)
 
 
 class _Traced(NamedTuple):
-    """A model for inputs of certain shapes: what to compute, and the tree of what it returns."""
+    """A model for inputs of certain shapes.
+
+    Attributes:
+      plan: what to compute.
+      structure, paths: of what it returns.
+      results: which of that, by place, are next values of which leaves.
+    """
 
     plan: Plan
     structure: Any
+    paths: list[str]
     results: dict[int, int]
-    paths: list[str]
 
 
-class _Cutter(NamedTuple):
-    """A model to be cut: its plan for inputs, with and without what is pruned."""
+class _Call(NamedTuple):
+    """What a model is called with: arrays, and all else by which its program is told."""
 
-    leaves: list[Any]
-    paths: list[str]
-    structure: Any
-    plan: Callable[[Any], _Traced]
-    whole: Callable[[Any], _Traced]
-    apply: Callable[..., Any]
+    arrays: list[Any]
+    key: tuple[Any, ...]
 
-
-def _cutter(
-    model: Model, masked: Any, fixed: list[np.ndarray] | None, static: Mapping[str, Any]
-) -> _Cutter:
-    leaves, structure = jax.tree.flatten(masked)
-    arrays = [np.asarray(leaf) if not _is_key(leaf) else leaf for leaf in leaves]
-    structs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-    names = _full_names(masked)
-    function = functools.partial(_called, model.function, structure, dict(static))
-
-    @functools.lru_cache(maxsize=32)
-    def program(tree: Any, shapes: tuple[Any, ...]) -> Any:
-        inputs = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*each) for each in shapes])
-        closed, out = jax.make_jaxpr(function, return_shape=True)(structs, inputs)
-        return closed, out
-
-    def traced(inputs: Any, held: Sequence[np.ndarray] | None, inline: bool) -> _Traced:
-        flat, tree = jax.tree.flatten(inputs)
-        closed, out = program(tree, tuple((jnp.shape(x), jnp.result_type(x)) for x in flat))
-        listing = listed(closed, len(leaves), inline)
-        paths, structure = jax.tree_util.tree_flatten_with_path(out)
-        results = _returned_leaves([path_name(path) for path, _ in paths], masked, names, listing)
-        plan = planned(listing, arrays, held, results)
-        return _Traced(plan, structure, results, [path_name(path) for path, _ in paths])
-
-    @functools.lru_cache(maxsize=32)
-    def cached(tree: Any, shapes: tuple[Any, ...]) -> _Traced:
-        inputs = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*each) for each in shapes])
-        return traced(inputs, fixed, fixed is None)
-
-    def plan(inputs: Any) -> _Traced:
-        flat, tree = jax.tree.flatten(inputs)
-        return cached(tree, tuple((jnp.shape(x), jnp.result_type(x)) for x in flat))
-
-    def whole(inputs: Any) -> _Traced:
-        return traced(inputs, [np.zeros(leaf.shape, bool) for leaf in arrays], False)
-
-    return _Cutter(leaves, list(leaves_by_path(masked)), structure, plan, whole, function)
+    @classmethod
+    def of(cls, inputs: tuple[Any, ...], options: Mapping[str, Any]) -> _Call:
+        """Take a call apart; of options only arrays are traced."""
+        flat, structure = jax.tree.flatten((inputs, dict(options)))
+        count = len(jax.tree.leaves(inputs))
+        traced = [place < count or is_array(leaf) for place, leaf in enumerate(flat)]
+        arrays = [leaf for leaf, own in zip(flat, traced, strict=True) if own]
+        rest = tuple(None if own else leaf for leaf, own in zip(flat, traced, strict=True))
+        shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in arrays)
+        return cls(arrays, (structure, tuple(traced), rest, shapes))
 
 
-def _called(
-    function: Callable[..., Any], structure: Any, static: Mapping[str, Any], leaves: Any, inputs: Any
-) -> Any:
-    return function(jax.tree.unflatten(structure, leaves), *inputs, **static)
+class _Cutter:
+    """A model to be cut, and its plans for what it is called with.
+
+    Attributes:
+      leaves: of the masked variables.
+      paths: of these.
+      structure: of the variables.
+    """
+
+    def __init__(
+        self, model: Model, masked: Any, fixed: list[np.ndarray] | None, static: Mapping[str, Any]
+    ) -> None:
+        self.leaves, self.structure = jax.tree.flatten(masked)
+        self.paths = list(leaves_by_path(masked))
+        self.shapes = [tuple(np.shape(leaf)) for leaf in self.leaves]
+        self._model, self._masked, self._static = model, masked, dict(static)
+        self._fixed = fixed
+        self._arrays = [leaf if _is_key(leaf) else np.asarray(leaf) for leaf in self.leaves]
+        self._plans: dict[Any, _Traced] = {}
+
+    def call(self, inputs: tuple[Any, ...], options: Mapping[str, Any]) -> _Call:
+        """Return a call with these options in place of those that were given first."""
+        return _Call.of(inputs, {**self._static, **options})
+
+    def apply(self, leaves: Sequence[Any], arrays: Sequence[Any], key: tuple[Any, ...]) -> Any:
+        """Call the large model."""
+        structure, traced, rest, _ = key
+        own = iter(arrays)
+        flat = [next(own) if each else other for each, other in zip(traced, rest, strict=True)]
+        inputs, options = jax.tree.unflatten(structure, flat)
+        return self._model.function(jax.tree.unflatten(self.structure, leaves), *inputs, **options)
+
+    def plan(self, key: tuple[Any, ...], kept: Sequence[Kept] | None = None) -> _Traced:
+        """Return what is to be computed; ``kept``, once that is settled, of each leaf."""
+        try:
+            known = key in self._plans
+        except TypeError:  # options that cannot be compared
+            return self._planned(key, self._fixed, kept)
+        if not known:
+            self._plans[key] = self._planned(key, self._fixed, kept)
+        return self._plans[key]
+
+    def whole(self, key: tuple[Any, ...]) -> _Traced:
+        """Return the plan that leaves nothing out."""
+        return self._planned(key, [np.zeros(shape, bool) for shape in self.shapes], None)
+
+    def _planned(
+        self, key: tuple[Any, ...], fixed: list[np.ndarray] | None, kept: Sequence[Kept] | None
+    ) -> _Traced:
+        structs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in self.leaves]
+        inputs = [jax.ShapeDtypeStruct(*each) for each in key[-1]]
+        program, out = jax.make_jaxpr(
+            lambda leaves, arrays: self.apply(leaves, arrays, key), return_shape=True
+        )(structs, inputs)
+        listing = listed(program, len(self.leaves), self._fixed is None)
+        flat, structure = jax.tree_util.tree_flatten_with_path(out)
+        paths = [path_name(path) for path, _ in flat]
+        results = _returned_leaves(paths, self._masked, listing)
+        if results and kept is None and fixed is self._fixed:
+            path = paths[next(iter(results))]
+            raise PruningError(
+                f"the model returns next values of its variables ({path!r}), which need all of "
+                "them: shrink it as it is used after training (train=False), and train with "
+                "small.apply(variables, ..., train=True, mutable=['batch_stats'])"
+            )
+        wanted = {
+            place: kept[listing.leaves[number].number].sets[0] if kept else None
+            for place, number in results.items()
+        }
+        plan = planned(listing, self._arrays, fixed, wanted if kept else {})
+        return _Traced(plan, structure, paths, results if kept else {})
 
 
 def _made(cutter: _Cutter, masked: Any, inputs: tuple[Any, ...], tolerance: float) -> Small:
-    inputs = _examples(inputs)
-    traced = cutter.plan(inputs)
-    shapes = [tuple(np.shape(leaf)) for leaf in cutter.leaves]
-    kept = kept_of(traced.plan, shapes)
+    call = cutter.call(_examples(inputs), {})
+    traced = cutter.plan(call.key)
+    kept = kept_of(traced.plan, cutter.shapes)
     small = [cut(leaf, own) for leaf, own in zip(cutter.leaves, kept, strict=True)]
 
-    def apply(variables: Any, *inputs: Any) -> Any:
+    def apply(variables: Any, *inputs: Any, **options: Any) -> Any:
         leaves = jax.tree.leaves(variables)
         _check_small(leaves, kept, cutter.paths)
-        return _run(cutter.plan(inputs), leaves, kept, inputs)
+        call = cutter.call(inputs, options)
+        return _run(cutter.plan(call.key, kept), leaves, kept, call.arrays)
 
-    difference = _compared(cutter, traced, small, kept, inputs, tolerance)
+    difference = _compared(cutter, call, small, kept, tolerance)
     return Small(
         jax.tree.unflatten(cutter.structure, small), apply, masked,
         dict(zip(cutter.paths, kept, strict=True)), _work(traced.plan),
@@ -173,8 +213,9 @@ def _made(cutter: _Cutter, masked: Any, inputs: tuple[Any, ...], tolerance: floa
 
 
 def _run(
-    traced: _Traced, leaves: Sequence[Any], kept: Sequence[Kept], inputs: Any, wide: bool = False
-) -> Any:
+    traced: _Traced, leaves: Sequence[Any], kept: Sequence[Kept], inputs: Sequence[Any],
+    wide: bool = False,
+) -> Any:  # fmt: skip
     """Compute a small program on small leaves."""
     arrays, sets = dict[int, Any](), dict[int, Sets]()
     for number, leaf in traced.plan.listing.leaves.items():
@@ -188,15 +229,11 @@ def _run(
             place = int(own.sets[0][0][: leaf.step].sum())
             arrays[number], sets[number] = leaves[leaf.number][place], own.sets[0][1:]
     results = {
-        place: _whole_sets(kept[traced.plan.listing.leaves[number].number])
+        place: kept[traced.plan.listing.leaves[number].number].sets[0]
         for place, number in traced.results.items()
     }
-    found = run(traced.plan, arrays, sets, jax.tree.leaves(inputs), results, wide)
+    found = run(traced.plan, arrays, sets, inputs, results, wide)
     return jax.tree.unflatten(traced.structure, found)
-
-
-def _whole_sets(kept: Kept) -> Sets:
-    return kept.sets[0]
 
 
 # ---------------------------------------------------------------- what is given
@@ -241,27 +278,24 @@ def _fixed(masked: Any, masks: Any) -> list[np.ndarray]:
     return found
 
 
-def _full_names(variables: Any) -> list[str]:
-    paths, _ = jax.tree_util.tree_flatten_with_path(variables)
-    return [path_name(path) for path, _ in paths]
-
-
-def _returned_leaves(
-    outputs: Sequence[str], variables: Any, names: Sequence[str], listing: Any
-) -> dict[int, int]:
+def _returned_leaves(outputs: Sequence[str], variables: Any, listing: Listing) -> dict[int, int]:
     """Return which outputs are next values of Linen's collections, and of which leaves."""
     if not has_collections(variables):
         return {}
-    values = {names[leaf.number]: number for number, leaf in listing.leaves.items()
-              if leaf == Leaf(leaf.number) and not names[leaf.number].startswith("params/")}  # fmt: skip
+    paths, _ = jax.tree_util.tree_flatten_with_path(variables)
+    names = [path_name(path) for path, _ in paths]
+    values = {
+        names[leaf.number]: number
+        for number, leaf in listing.leaves.items()
+        if leaf.step is None and not names[leaf.number].startswith("params/")
+    }
     found = {}
-    for place, path in enumerate(outputs):
+    for place, (path, own) in enumerate(zip(outputs, listing.outputs, strict=True)):
         parts = path.split("/")
-        for start in range(len(parts)):
-            number = values.get("/".join(parts[start:]))
-            own = listing.outputs[place]
-            if number is not None and listing.shapes[number] == listing.shapes[own]:
-                found[place] = number
+        ends = ["/".join(parts[start:]) for start in range(len(parts))]
+        number = next((values[end] for end in ends if end in values), None)
+        if number is not None and listing.shapes[number] == listing.shapes[own]:
+            found[place] = number
     return found
 
 
@@ -287,33 +321,30 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _compared(
-    cutter: _Cutter, traced: _Traced, small: Sequence[Any], kept: Sequence[Kept], inputs: Any,
-    tolerance: float,
-) -> float:  # fmt: skip
+    cutter: _Cutter, call: _Call, small: Sequence[Any], kept: Sequence[Kept], tolerance: float
+) -> float:
     """Return the largest difference of the small network to the masked one."""
+    traced = cutter.plan(call.key)
     wide = any(is_half(dtype) for dtype in traced.plan.listing.dtypes)
 
-    def large(leaves: Any, inputs: Any) -> Any:
+    def large(leaves: Any, arrays: Any) -> Any:
         if not wide:
-            return cutter.apply(leaves, inputs)
-        whole = cutter.whole(inputs)
-        shapes = [tuple(np.shape(leaf)) for leaf in leaves]
-        everything = [Kept(s, (tuple(np.ones(n, bool) for n in s),)) for s in shapes]
-        return _run(whole, leaves, everything, inputs, wide=True)
+            return cutter.apply(leaves, arrays, call.key)
+        everything = [Kept(s, (tuple(np.ones(n, bool) for n in s),)) for s in cutter.shapes]
+        return _run(cutter.whole(call.key), leaves, everything, arrays, wide=True)
 
-    expected = jax.tree.leaves(jax.jit(large)(cutter.leaves, inputs))
+    expected = jax.tree.leaves(jax.jit(large)(cutter.leaves, call.arrays))
     found = jax.tree.leaves(
-        jax.jit(lambda leaves, inputs: _run(traced, leaves, kept, inputs, wide))(small, inputs)
+        jax.jit(lambda leaves, arrays: _run(traced, leaves, kept, arrays, wide))(small, call.arrays)
     )
-    worst = 0.0
-    for place, (path, one, other) in enumerate(zip(traced.paths, expected, found, strict=True)):
-        if place in traced.results:
-            own = kept[traced.plan.listing.leaves[traced.results[place]].number]
-            one = cut(one, own)
-        if _is_key(one):
-            continue
-        worst = max(worst, _difference(path, np.asarray(one), np.asarray(other), tolerance))
-    return worst
+    return max(
+        (
+            _difference(path, np.asarray(one), np.asarray(other), tolerance)
+            for path, one, other in zip(traced.paths, expected, found, strict=True)
+            if not _is_key(one)
+        ),
+        default=0.0,
+    )
 
 
 def _difference(path: str, masked: np.ndarray, small: np.ndarray, tolerance: float) -> float:
