@@ -38,13 +38,18 @@ class Evaluation(NamedTuple):
 
 
 class LayerCount(NamedTuple):
-    """What is left of a layer: weights, and neurons without a weight before or after them."""
+    """What is left of a layer: weights, and neurons without a weight before or after them.
+
+    Effective are kept weights on a path from the network's input to its output; None where they
+    were not counted.
+    """
 
     name: str
     size: int
     kept: int
     neurons: int
     dead: int
+    effective: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,20 @@ class Result:
     layers: tuple[LayerCount, ...]
     evaluations: tuple[Evaluation, ...]
     seconds: float
+
+    @property
+    def effective(self) -> float | None:
+        """Effective weights over the kept ones; None where they were not counted."""
+        counted = [layer.effective for layer in self.layers if layer.effective is not None]
+        kept = sum(layer.kept for layer in self.layers)
+        known = bool(counted) and len(counted) == len(self.layers)
+        return sum(counted) / max(kept, 1) if known else None
+
+    @property
+    def left(self) -> str:
+        """The share of weights kept, in words, and how many of them are effective."""
+        told = "" if self.effective is None else f" ({self.effective:.1%} effective)"
+        return f"{self.kept:.2%}{told}"
 
     @property
     def trained(self) -> Evaluation:

@@ -16,7 +16,7 @@ SHUFFLED = " shuffled"
 GRAPHS = ("declared", "identity", "main-path", "traced")
 MEASURES = ("input", "active", "output")
 
-WAY = ("graph", "horizon", "lags", "measured", "calibration")
+WAY = ("graph", "horizon", "lags", "measured", "calibration", "effective")
 """Fields of a trial that, beside the method, say how it is pruned."""
 
 
@@ -52,6 +52,8 @@ class Trial:
       train_on: training examples, the first ones; 0: all.
       augment: whether a network whose setting says so gets cropped and flipped images.
       same_batches: whether the batches of retraining are the same for every method and level.
+      effective: of the method, as in `lap_jax.Method`: kept weights are to lie on a path from input
+        to output.
     """
 
     model: str
@@ -80,6 +82,7 @@ class Trial:
     train_on: int = 0
     augment: bool = True
     same_batches: bool = False
+    effective: bool = False
 
     @property
     def name(self) -> str:
@@ -137,7 +140,7 @@ def choices_of(way: str) -> dict[str, Any]:
             found[name] = value
         elif name == "horizon" and (value == "all" or value.isdigit()):
             found[name] = value if value == "all" else int(value)
-        elif word == "lags":
+        elif word in ("lags", "effective"):
             found[name] = True
         elif name == "measured" and value and set(value.split(",")) <= set(MEASURES):
             found[name] = ",".join(each for each in MEASURES if each in value.split(","))
@@ -146,7 +149,7 @@ def choices_of(way: str) -> dict[str, Any]:
         else:
             raise ValueError(
                 f"{word!r} in {way!r}: expected graph={'|'.join(GRAPHS)}, horizon=NUMBER|all, "
-                f"lags, measured={','.join(MEASURES)} or calibration=EXAMPLES"
+                f"lags, effective, measured={','.join(MEASURES)} or calibration=EXAMPLES"
             )
     if "calibration" in found and "measured" not in found:
         raise ValueError(f"'calibration' in {way!r} goes with measured= alone")

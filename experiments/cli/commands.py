@@ -49,7 +49,8 @@ class Run:
     methods: tuple[str, ...] = tuple(METHODS)
     """Pruning methods, by the paper's names; "LAP shuffled" permutes LAP's masks within layers.
     Choices may follow: "LAP graph=traced horizon=all" or "LAP lags" look further or more exactly;
-    "LBP graph=traced measured=input" is Wanda's score (see: README, Methods)."""
+    "MP effective" keeps weights on paths from input to output; "LBP graph=traced measured=input" is
+    Wanda's score (see: README, Methods)."""
     taus: tuple[int, ...] | None = None
     """Levels of the rule of Appendix C; by default those of the paper's table of the model."""
     sparsity: tuple[float, ...] = ()

@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator, ScalarFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    FormatStrFormatter,
+    LogFormatter,
+    MaxNLocator,
+    ScalarFormatter,
+)
 
 from experiments.files import write_atomically
 from experiments.paper import table_for
@@ -55,13 +61,17 @@ def pictures(results: Sequence[Result]) -> dict[str, Figure]:
     to the right. Hollow markers are the paper's table of the same network and data.
 
     Returns:
-      "accuracy": test accuracy after and before retraining (Figures 2 and 3); "gap": test accuracy
-      and how far training accuracy is above it (Figure 4); "curves": test error on the way, where
-      it was measured; "layers": density and dead neurons per layer, where they were counted.
+      "accuracy": test accuracy after and before retraining (Figures 2 and 3); "effective": test
+      error by kept and by effective weights, where they were counted; "gap": test accuracy and how
+      far training accuracy is above it (Figure 4); "curves": test error on the way, where it was
+      measured; "layers": density and dead neurons per layer, where they were counted.
     """
     if not pruned(results):
         return {}
-    found = {"accuracy": _accuracy_figure(results), "gap": _gap_figure(results)}
+    found = {"accuracy": _accuracy_figure(results)}
+    if any(result.effective is not None for result in pruned(results)):
+        found["effective"] = _effective_figure(results)
+    found["gap"] = _gap_figure(results)
     if any(len(result.evaluations) > 3 for result in results):
         found["curves"] = _curves_figure(results)
     if all(result.layers for result in pruned(results)):
@@ -100,6 +110,40 @@ def _accuracy_figure(results: Sequence[Result]) -> Figure:
     _published(after, results)
     after.set_ylabel("test accuracy (%)")
     _legend(figure, after)
+    return figure
+
+
+def _effective_figure(results: Sequence[Result]) -> Figure:
+    """Test error against all kept weights, and against those of them that are effective."""
+    figure, (by_kept, by_effective) = _panels(results, 2)
+    counted = [result for result in pruned(results) if result.effective is not None]
+    _panel(by_kept, "By weights kept", counted, lambda r: 100 * r.retrained.test_error)
+    for way, style in _present(counted).items():
+        levels: dict[float, list[Result]] = {}
+        for result in counted:
+            if result.trial.way == way:
+                levels.setdefault(result.trial.level, []).append(result)
+        groups = {
+            statistics.fmean(100 * r.kept * (r.effective or 0) for r in those): [
+                100 * r.retrained.test_error for r in those
+            ]
+            for those in levels.values()
+        }
+        # What has no path left is off a logarithmic axis.
+        _line(by_effective, way, {x: errors for x, errors in groups.items() if x > 0}, style)
+    by_effective.set_title("By effective weights, on a path from input to output")
+    by_effective.set_xlabel("effective weights (% of all)")
+    by_effective.set_xscale("log")
+    by_effective.invert_xaxis()
+    by_effective.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    for axes in (by_kept, by_effective):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        axes.tick_params(labelsize=8, which="both")
+        axes.grid(alpha=0.3, which="both")
+    by_kept.set_ylabel("test error (%)")
+    _legend(figure, by_kept)
     return figure
 
 

@@ -24,6 +24,7 @@ from experiments.trial import DEFAULTS
 
 CAPTIONS = {
     "accuracy": "Test accuracy after and before retraining",
+    "effective": "Test error by the weights on a path from input to output",
     "gap": "Test accuracy and generalisation gap",
     "curves": "Test error on the way",
     "layers": "What is left of each layer",

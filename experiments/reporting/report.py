@@ -83,7 +83,8 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
     out = io.StringIO()
     rows = [
         asdict(result.trial)
-        | {"kept": result.kept, "multiply_adds": result.multiply_adds, "seconds": result.seconds}
+        | {"kept": result.kept, "effective": result.effective}
+        | {"multiply_adds": result.multiply_adds, "seconds": result.seconds}
         | evaluation._asdict()
         for result in results
         for evaluation in result.evaluations

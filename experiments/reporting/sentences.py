@@ -9,6 +9,8 @@ from experiments.reporting.tables import Cell, after, cells_of, pruned
 from experiments.store import Result
 from experiments.trial import SHUFFLED
 
+EFFECTIVE = ("LAP effective", "MP effective")
+
 
 class Comparison(NamedTuple):
     """A way of pruning and MP at one level, after retraining."""
@@ -42,15 +44,20 @@ class Comparison(NamedTuple):
         return f"{self.way} {much if self.gap else 'as much'} ({self.cell}%{relative})"
 
 
-def comparisons(results: Sequence[Result]) -> list[Comparison]:
-    """Compare with MP, level by level, each way that is neither a baseline nor shuffled."""
+def comparisons(results: Sequence[Result], base: str = "MP") -> list[Comparison]:
+    """Compare with MP, level by level, each way that is neither a baseline nor shuffled.
+
+    Args:
+      results: of one run.
+      base: another way in the place of MP.
+    """
     cells, kept, ways = cells_of(pruned(results), after)
-    rivals = [name for name in ways if name not in ("MP", "RP") and not name.endswith(SHUFFLED)]
+    rivals = [name for name in ways if name not in (base, "RP") and not name.endswith(SHUFFLED)]
     return [
-        Comparison(level, kept[level], way, cells[way, level], cells["MP", level])
+        Comparison(level, kept[level], way, cells[way, level], cells[base, level])
         for level in sorted(kept)
         for way in rivals
-        if (way, level) in cells and ("MP", level) in cells
+        if (way, level) in cells and (base, level) in cells
     ]
 
 
@@ -79,9 +86,13 @@ def verdicts(results: Sequence[Result]) -> list[str]:
 def claim(results: Sequence[Result]) -> str:
     """Return whether "LAP beats MP at high sparsity" holds: each level, sorted by the answer.
 
-    Empty where LAP and MP share no level.
+    The same where both keep effective weights. Empty where LAP and MP share no level.
     """
-    own = [each for each in comparisons(results) if each.way == "LAP"]
+    return " ".join(filter(None, (_claim(results, "LAP", "MP"), _claim(results, *EFFECTIVE))))
+
+
+def _claim(results: Sequence[Result], way: str, base: str) -> str:
+    own = [each for each in comparisons(results, base) if each.way == way]
     if not own:
         return ""
     parts = []
@@ -95,7 +106,7 @@ def claim(results: Sequence[Result]) -> str:
         if group:
             told = (f"{e.kept:.2%} ({e.cell}% against {e.base}%)" for e in group)
             parts.append(f"{title} {', '.join(told)}")
-    return f"“LAP beats MP” {'; it '.join(parts)} of the weights."
+    return f"“{way} beats {base}” {'; it '.join(parts)} of the weights."
 
 
 def sentence(results: Sequence[Result]) -> str:

@@ -76,11 +76,11 @@ def sheets(results: Sequence[Result]) -> list[Sheet]:
     First the test error after retraining, a row per method, with the change relative to MP in
     brackets and, where the paper has the same network on the same data, the paper's figures below.
     Under its heads stand the least and the greatest density of a layer and the share of
-    multiply-adds, where they were counted: means over methods and seeds. Then the same before
-    retraining; what is less or more than MP's on the same network; the cross entropy; the training
-    error, and the gap between the two (Figure 4); and the share of multiply-adds that the kept
-    weights take. A cell of fewer seeds than the others says how many.
-    Only the last evaluation counts: nothing is chosen by test data.
+    multiply-adds, where they were counted: means over methods and seeds. Then the share of the kept
+    weights that are effective; the error before retraining; what is less or more than MP's on the
+    same network; the cross entropy; the training error, and the gap between the two (Figure 4); and
+    the share of multiply-adds that the kept weights take. A cell of fewer seeds than the others
+    says how many. Only the last evaluation counts: nothing is chosen by test data.
 
     Args:
       results: at least one, of one run: the settings are the same except for way, level, seed.
@@ -99,6 +99,8 @@ def sheets(results: Sequence[Result]) -> list[Sheet]:
         _sheet("Test error (%) after retraining", results, after, paper=paper)._replace(
             levels=_levels(results)
         ),
+        _sheet("Weights on a path from input to output (effective), % of the kept ones", results,
+               lambda result: result.effective, gain=False),
         _sheet("Before retraining", results, lambda result: result.pruned.test_error),
         _sheet("Test error (%) less MP's on the same network", results, _less_baseline(results),
                gain=False),

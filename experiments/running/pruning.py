@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -83,7 +84,7 @@ def weights_left(trial: Trial, dataset: Dataset) -> dict[str, tuple[int, int]]:
 def method_of(trial: Trial) -> lap_jax.Method:
     """Return the method with the trial's choices."""
     method = lap_jax.METHODS[trial.method.removesuffix(SHUFFLED)]
-    return method._replace(horizon=trial.horizon, lags=trial.lags)
+    return method._replace(horizon=trial.horizon, lags=trial.lags, effective=trial.effective)
 
 
 def masks_of(trial: Trial, network: Network, dataset: Dataset) -> Any:
@@ -133,11 +134,17 @@ def shuffled(masks: Any, key: jax.Array) -> Any:
     return jax.tree.unflatten(structure, moved)
 
 
-def counts(graph: lap_jax.Graph, masks: Any) -> tuple[LayerCount, ...]:
-    """Count what masks leave of the layers."""
+def counts(trial: Trial, dataset: Dataset, masks: Any) -> tuple[LayerCount, ...]:
+    """Count what masks leave of the layers, the same ones for every way to prune.
+
+    What is effective is told by the traced network, which has its shortcuts.
+    """
+    trial = as_declared(trial)
+    graph, whole = graph_of(trial, dataset), graph_of(replace(trial, graph="traced"), dataset)
     own = set(graph.names)
+    effective = {row.layer: row.effective for row in lap_jax.summarize(masks, whole).rows}
     return tuple(
-        LayerCount(row.layer, row.size, row.kept, row.neurons, row.dead)
+        LayerCount(row.layer, row.size, row.kept, row.neurons, row.dead, effective.get(row.layer))
         for row in lap_jax.summarize(masks, graph).rows
         if row.layer in own
     )

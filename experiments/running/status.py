@@ -65,7 +65,7 @@ def status(folder: Path, last: int = 5) -> str:
     for result in results[-last:]:
         trial = result.trial
         lines.append(
-            f"seed {trial.seed} {trial.way} at {result.kept:.2%}: test error "
+            f"seed {trial.seed} {trial.way} at {result.left}: test error "
             f"{result.pruned.test_error:.2%} pruned, {result.retrained.test_error:.2%} retrained"
         )
     return "\n".join(lines)

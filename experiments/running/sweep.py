@@ -212,7 +212,8 @@ class Sweep:
         left = jax.device_get(kept_masks(training))
         results = []
         for lane, (trial, (_, trained)) in enumerate(zip(unit.trials, loaded, strict=True)):
-            layers = counts(graph, jax.tree.map(lambda leaf: leaf[lane], left))  # noqa: B023
+            own = jax.tree.map(lambda leaf: leaf[lane], left)  # noqa: B023
+            layers = counts(trial, self._dataset, own)
             done = costs.multiply_adds(positions, {layer.name: layer.kept for layer in layers})
             whole = costs.multiply_adds(positions, {layer.name: layer.size for layer in layers})
             result = Result(
@@ -227,7 +228,7 @@ class Sweep:
         self._store.add(results)
         for result in results:
             say(
-                f"seed {result.trial.seed} {result.trial.way} at {result.kept:.2%}: test error "
+                f"seed {result.trial.seed} {result.trial.way} at {result.left}: test error "
                 f"{result.trained.test_error:.2%} trained, {result.pruned.test_error:.2%} pruned, "
                 f"{result.retrained.test_error:.2%} retrained"
             )

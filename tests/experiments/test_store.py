@@ -45,6 +45,15 @@ def test_a_trial_is_stored_once(tmp_path: Path) -> None:
     assert store.load() == [again]
 
 
+def test_effective_weights_are_told_where_they_were_counted(tmp_path: Path) -> None:
+    assert (RESULT.effective, RESULT.left) == (None, "6.25%")
+    layers = (LayerCount("Dense_0", 100, 6, 10, 2, 3), LayerCount("Dense_1", 20, 2, 2, 0, 1))
+    counted = replace(RESULT, layers=layers)
+    Store(tmp_path).add([counted])
+    assert Store(tmp_path).load() == [counted]
+    assert (counted.effective, counted.left) == (0.5, "6.25% (50.0% effective)")
+
+
 FOLDERS = sorted(RESULTS.glob("*/results.sqlite"))
 
 

@@ -15,8 +15,8 @@ def test_names_are_stable() -> None:
     names = {TRIAL.name, replace(TRIAL, tau=5).name}
     others: dict[str, Any] = {
         "sparsity": 0.5, "graph": "traced", "horizon": "all", "lags": True, "measured": "input",
-        "calibration": 8, "divisor": 2, "side": 8, "train_on": 9, "augment": False,
-        "same_batches": True,
+        "calibration": 8, "effective": True, "divisor": 2, "side": 8, "train_on": 9,
+        "augment": False, "same_batches": True,
     }  # fmt: skip
     names |= {replace(TRIAL, **{name: value}).name for name, value in others.items()}
     assert len(names) == 2 + len(others)
@@ -39,6 +39,8 @@ def test_a_new_field_at_its_default_leaves_names_as_they_are() -> None:
         "LAP graph=main-path lags",
         "LBP graph=traced measured=input calibration=8",
         "LAP shuffled graph=identity",
+        "MP effective",
+        "LAP graph=traced horizon=all effective",
     ],
 )
 def test_a_way_is_read_as_it_is_written(way: str) -> None:
@@ -47,8 +49,8 @@ def test_a_way_is_read_as_it_is_written(way: str) -> None:
 
 @pytest.mark.parametrize(
     "way",
-    ["LAP traced", "LAP graph=tree", "LAP horizon=-1", "LAP lags=True", "LAP measured=",
-     "LAP measured=inputs", "LAP calibration=8"],
+    ["LAP traced", "LAP graph=tree", "LAP horizon=-1", "LAP lags=True", "LAP effective=1",
+     "LAP measured=", "LAP measured=inputs", "LAP calibration=8"],
 )  # fmt: skip
 def test_a_way_that_there_is_not_is_named(way: str) -> None:
     with pytest.raises(ValueError, match=r"'.*' in 'LAP|goes with measured="):

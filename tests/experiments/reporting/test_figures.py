@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.reporting.figures import STYLES, plot
+from experiments.reporting.figures import STYLES, pictures, plot
 from experiments.store import Evaluation, LayerCount, Result
 from experiments.trial import Trial
 from lap_jax import METHODS
@@ -103,6 +104,24 @@ def test_the_papers_points_are_drawn_on_its_own_data_only(
 @pytest.mark.parametrize("taus", [(4,), (4, 5)])
 def test_one_seed_and_one_level_can_be_drawn(tmp_path: Path, taus: tuple[int, ...]) -> None:
     assert plot([result("MP", tau, 0, 0.3) for tau in taus], tmp_path / "one.png").exists()
+
+
+def test_errors_are_drawn_by_effective_weights_where_they_were_counted() -> None:
+    def counted(tau: int, effective: int) -> list[Result]:
+        layers = (LayerCount("Dense_0", 100, 8, 10, 1, effective),)
+        return [replace(result("LAP", tau, seed, error), layers=layers)
+                for seed, error in enumerate((0.1, 0.2))]  # fmt: skip
+
+    uncounted = [result("MP", 4, 0, 0.5)]
+    assert "effective" not in pictures(uncounted)
+    figure = pictures([*counted(4, 4), *counted(6, 2), *counted(8, 0), *uncounted])["effective"]
+    by_kept, by_effective = figure.axes
+    assert set(lines(by_kept)) == {"LAP"}
+    # Without a path nothing can be drawn on a logarithmic axis.
+    wanted = np.array([[6.25 / 2, 15], [1.5625 / 4, 15]])
+    chex.assert_trees_all_close(lines(by_effective)["LAP"], wanted)
+    left, right = by_effective.get_xlim()
+    assert left > right
 
 
 def test_every_method_has_a_style_of_its_own() -> None:

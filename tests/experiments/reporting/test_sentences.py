@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -48,6 +49,21 @@ def test_the_claim_is_judged_at_every_level() -> None:
         "it cannot be judged, of one seed, at 0.78% (10.00% against 50.00%) of the weights."
     )
     assert claim(results(4, MP=(0.1,))) == ""
+
+
+def test_the_claim_is_judged_among_effective_weights_too() -> None:
+    plain = results(6, MP=(0.50, 0.50), LAP=(0.10, 0.10))
+    both = [
+        *plain,
+        *(replace(each, trial=replace(each.trial, effective=True))
+          for each in results(6, MP=(0.08, 0.08), LAP=(0.09, 0.09))),
+    ]  # fmt: skip
+    own = "“LAP beats MP” holds, beyond the spread, at 1.56% (10.00±0.00% against 50.00±0.00%)"
+    assert claim(plain) == f"{own} of the weights."
+    assert claim(both) == (
+        f"{own} of the weights. “LAP effective beats MP effective” fails, beyond the spread, at "
+        "1.56% (9.00±0.00% against 8.00±0.00%) of the weights."
+    )
 
 
 def test_one_seed_has_no_spread() -> None:

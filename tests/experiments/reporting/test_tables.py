@@ -94,6 +94,16 @@ def test_a_level_tells_densities_and_multiply_adds() -> None:
     assert sheets(old)[0].levels == ()
 
 
+def test_the_share_of_effective_weights_is_blank_where_it_was_not_counted() -> None:
+    layers = (LayerCount("Dense_0", 100, 8, 10, 1, 2),)
+    counted = [replace(result("MP", 4, seed, 0.1), layers=layers) for seed in (0, 1)]
+    (sheet,) = [each for each in sheets([*counted, result("LAP", 4, 0, 0.1)])
+                if "(effective)" in each.title]  # fmt: skip
+    assert [(row.name, row.cells) for row in sheet.rows] == [
+        ("MP", ("25.00±0.00",)), ("LAP", ("-",))
+    ]  # fmt: skip
+
+
 def test_schedules_are_compared_within_a_network_only() -> None:
     def run(schedule: str, activation: str, error: float, cycles: int) -> list[Result]:
         first = result("MP", 4, 0, error)

@@ -15,7 +15,14 @@ from experiments.data.source import Dataset
 from experiments.networks import MODELS
 from experiments.networks.charlm import CharLM
 from experiments.networks.vit import ViT
-from experiments.running.pruning import graph_of, masks_of, module_of, shuffled, sparsity_of
+from experiments.running.pruning import (
+    counts,
+    graph_of,
+    masks_of,
+    module_of,
+    shuffled,
+    sparsity_of,
+)
 from experiments.running.training import Network
 from experiments.trial import Trial, as_declared
 
@@ -79,16 +86,16 @@ def test_every_way_prunes_the_same_layers_as_far(name: Any, ways: tuple[str, ...
     dataset = images(trials[0].side) if trials[0].side else text()
     network = somewhere(trials[0], dataset)
     masks = [masks_of(trial, network, dataset) for trial in trials]
-    counts = [removed(each) for each in masks]
-    assert all(count == counts[0] for count in counts)
+    gone = [removed(each) for each in masks]
+    assert all(each == gone[0] for each in gone)
     graph = graph_of(as_declared(trials[0]), dataset)
     sizes = {layer.name: layer.size for layer in graph.layers}
     pruned = {n: level for n, level in sparsity_of(trials[0], dataset).items() if level}
-    assert sum(counts[0].values()) == sum(
+    assert sum(gone[0].values()) == sum(
         sizes[name] - round((1 - level) * sizes[name]) for name, level in pruned.items()
     )
-    assert len(counts[0]) == len(pruned)
-    for path in counts[0]:
+    assert len(gone[0]) == len(pruned)
+    for path in gone[0]:
         assert not any(name in path for name in ("head", "embed", "patches", "shortcut", "bias"))
     for each in masks:
         chex.assert_trees_all_equal_shapes(each, network.params)
@@ -127,3 +134,27 @@ def test_random_pruning_is_another_for_each_seed() -> None:
     }
     assert (masks[0, 4] <= masks[0, 2]).all()  # a higher level keeps a part
     assert (masks[0, 2] != masks[1, 2]).any()
+
+
+def test_effective_weights_are_counted_and_kept_where_asked_for() -> None:
+    dataset = Dataset("toy", noise(9, 4, 4, 1), np.zeros(9, np.int32), noise(1), noise(1), 3)
+    trial = replace(TRIAL, method="RP", tau=6)
+    network = somewhere(trial, dataset)
+    plain, effective = (
+        counts(each, dataset, masks_of(each, network, dataset))
+        for each in (trial, replace(trial, effective=True))
+    )
+    assert [layer.kept for layer in plain] == [layer.kept for layer in effective]
+    assert all(0 < (layer.effective or 0) < layer.kept for layer in plain)
+    assert all(layer.effective == layer.kept for layer in effective)
+
+
+def test_what_is_effective_is_told_by_the_network_with_its_shortcuts() -> None:
+    dataset = images(8)
+    trial = replace(TRIAL, model="resnet18", tau=14, divisor=32)
+    masks = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), somewhere(trial, dataset).params)
+    masks["Block_0"]["Conv_0"]["kernel"][:] = False
+    layers = {layer.name: layer for layer in counts(trial, dataset, masks)}
+    assert layers["Block_0/Conv_1"].effective == layers["Block_0/Conv_0"].effective == 0
+    others = set(layers) - {"Block_0/Conv_0", "Block_0/Conv_1"}
+    assert all(layers[name].effective == layers[name].size for name in others)

@@ -152,12 +152,13 @@ def test_kept_is_the_share_of_weights_that_the_level_leaves(whole: Whole) -> Non
         remaining = round(0.5**trial.tau * sizes["first"]) + round(0.75**trial.tau * sizes["last"])
         assert result.kept == result.multiply_adds == remaining / sum(sizes.values())
         assert [layer.name for layer in result.layers] == ["Dense_0", "Dense_1"]
+        assert all((layer.effective or 0) <= layer.kept for layer in result.layers)
 
 
 def test_the_control_is_not_pruned(whole: Whole) -> None:
     results, _ = whole
     control = results[TRIALS[-1]]
-    assert control.kept == 1
+    assert control.kept == control.effective == 1
     assert control.pruned.test_error == control.trained.test_error
     assert control.retrained.step == 10
 
