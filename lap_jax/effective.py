@@ -111,10 +111,11 @@ def _mended(
 
     Where there are enough of them: a layer with fewer keeps its masks, and so its count.
     """
-    live = _alive(network, masks)
-    reads = _reads(network, masks, live)
     names = [layer.name for layer in network.graph.prunable]
-    own = for_each(_effective, {name: reads[name] for name in names})
+    every = for_each(_effective, _reads(network, masks, _alive(network, masks)))
+    # Paths over what goes lead nowhere: alive is what the effective weights alone lead to.
+    reads = _reads(network, masks, _alive(network, with_tied(network, masks | every)))
+    own = {name: every[name] for name in names}
     room = for_each(_room, {
         name: (reads[name][0], (start[name], reads[name][1][1], own[name])) for name in names
     })  # fmt: skip
