@@ -51,6 +51,8 @@ class Trial:
       side: rows and columns that images are resized to; 0: as they are.
       train_on: training examples, the first ones; 0: all.
       augment: whether a network whose setting says so gets cropped and flipped images.
+      shrunk: whether what `lap_jax.shrink` leaves of the network is retrained, not the masked whole;
+        only where it is pruned at once.
       same_batches: whether the batches of retraining are the same for every method and level.
       effective: of the method, as in `lap_jax.Method`: kept weights are to lie on a path from input
         to output.
@@ -82,6 +84,7 @@ class Trial:
     train_on: int = 0
     augment: bool = True
     same_batches: bool = False
+    shrunk: bool = False
     effective: bool = False
 
     @property

@@ -83,6 +83,8 @@ class Run:
     """Crop and flip the images of a network for CIFAR-10 at random."""
     same_batches: bool = False
     """Retrain by the same batches after every method and level."""
+    shrunk: bool = False
+    """Retrain what is left of each network once it is pruned, without its dead neurons."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the networks compute in; parameters are float32."""
     evaluate_every: int = 0

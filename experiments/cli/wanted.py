@@ -49,6 +49,7 @@ def trials_of(command: Run) -> list[Trial]:
         train_on=command.train_on,
         augment=command.augment or not setting.augment,
         same_batches=command.same_batches,
+        shrunk=command.shrunk,
     )
     _check_numbers(command, same, taus)
     _check_data(same, setting)

@@ -44,6 +44,7 @@ def command_of(results: Sequence[Result]) -> str:
         if getattr(trial, name) != DEFAULTS[name]:
             words += [f"--{name.replace('_', '-')}", str(getattr(trial, name))]
     words += ["--no-augment"] * (not trial.augment) + ["--same-batches"] * trial.same_batches
+    words += ["--shrunk"] * trial.shrunk
     if trial.dtype != "float32":
         words += ["--dtype", trial.dtype]
     if trial.evaluate_every:

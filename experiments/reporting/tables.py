@@ -281,6 +281,8 @@ def _others(trial: Trial) -> str:
         parts.append("no augmentation")
     if trial.same_batches:
         parts.append("the same batches in every retraining of a network")
+    if trial.shrunk:
+        parts.append("retrained without dead neurons")
     if trial.dtype != "float32":
         parts.append(f"computed in {trial.dtype}")
     if trial.evaluate_on:

@@ -28,7 +28,14 @@ from experiments.running import checkpoints, costs
 from experiments.running.keys import key_of, retraining_key
 from experiments.running.pruning import counts, graph_of, kept_masks, masks_of, module_of
 from experiments.running.training import Network, Trainer, Training
-from experiments.running.trials import network_of, program_of, start_of, trainer_for
+from experiments.running.trials import (
+    is_shrunk,
+    network_of,
+    program_of,
+    shrunk,
+    start_of,
+    trainer_for,
+)
 from experiments.store import Evaluation, Result, Store
 from experiments.trial import Trial, as_declared, settings_name
 
@@ -91,10 +98,15 @@ def units_of(
         groups: dict[Trial, list[Trial]] = {}
         networks = [trial for trial in dict.fromkeys(map(network_of, trials)) if not trained(trial)]
         for trial in trials if retrains else networks:
-            same = replace(program_of(trial), train_steps=0 if retrains else trial.train_steps)
+            same = replace(
+                program_of(trial),
+                train_steps=0 if retrains else trial.train_steps,
+                shrunk=retrains and is_shrunk(trial),
+            )
             groups.setdefault(same, []).append(trial)
         for group in groups.values():
-            size = width(group[0])
+            # What is left of networks has another shape for each.
+            size = 1 if retrains and is_shrunk(group[0]) else width(group[0])
             units += [
                 Unit(tuple(group[first : first + size]), retrains)
                 for first in range(0, len(group), size)
@@ -201,6 +213,11 @@ class Sweep:
             masks_of(trial, network, self._dataset)
             for trial, network in zip(unit.trials, starts, strict=True)
         ]
+        whole = _stacked(masks)
+        if is_shrunk(first):
+            trainer, starts[0], masks[0] = shrunk(
+                first, self._dataset, trainer, starts[0], masks[0]
+            )
         training = trainer.start(_stacked(starts), _stacked(masks))
         keys = _stacked(list(map(retraining_key, unit.trials)))
         training, evaluations, seconds = self._advance(
@@ -209,7 +226,7 @@ class Sweep:
         graph = graph_of(as_declared(first), self._dataset)
         module = module_of(first, self._dataset.classes)
         positions = costs.positions(module, self._dataset.train_x.shape[1:], graph)
-        left = jax.device_get(kept_masks(training))
+        left = jax.device_get(whole if is_shrunk(first) else kept_masks(training))
         results = []
         for lane, (trial, (_, trained)) in enumerate(zip(unit.trials, loaded, strict=True)):
             own = jax.tree.map(lambda leaf: leaf[lane], left)  # noqa: B023

@@ -7,6 +7,7 @@ other, because its caches hold one network with its optimizer state and not seve
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -115,6 +116,12 @@ class Trainer:
         self._batch_size, self._augment, self._masked = batch_size, augment, masked
         self._data: dict[tuple[str, int], Data] = {}
         self._programs: dict[Any, Any] = {}
+
+    def applying(self, apply: Apply) -> Trainer:
+        """Return a trainer of another form of the networks, with the same data on the devices."""
+        other = copy.copy(self)
+        other._apply, other._programs = apply, {}
+        return other
 
     def init(self, keys: jax.Array) -> Network:
         """Return new networks, one per key."""

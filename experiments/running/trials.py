@@ -15,7 +15,7 @@ from experiments.data.source import Dataset
 from experiments.networks import MODELS
 from experiments.running.keys import key_of
 from experiments.running.pruning import module_of, optimizer_of, variables_of
-from experiments.running.training import Network, Trainer
+from experiments.running.training import Apply, Network, Trainer
 from experiments.trial import UNPRUNED, Trial, as_declared
 
 
@@ -23,7 +23,7 @@ def network_of(trial: Trial) -> Trial:
     """Return the settings of the trained network, which all ways and levels of a seed share."""
     return replace(
         as_declared(trial), method="", tau=0, sparsity=0.0, retrain_steps=0, schedule="one-shot",
-        cycles=1, evaluate_every=0, same_batches=False,
+        cycles=1, evaluate_every=0, same_batches=False, shrunk=False,
     )  # fmt: skip
 
 
@@ -32,12 +32,17 @@ def program_of(trial: Trial) -> Trial:
 
     Masks are data, so that a one-shot trial's way to prune and level are not among them.
     """
-    same = replace(trial, train_steps=0, evaluate_every=0, same_batches=False)
+    same = replace(trial, train_steps=0, evaluate_every=0, same_batches=False, shrunk=False)
     if trial.schedule == "one-shot" or trial.method == UNPRUNED:
         one_shot = replace(as_declared(same), schedule="one-shot", cycles=1)
         return replace(one_shot, seed=0, method="", tau=0, sparsity=0.0, retrain_steps=0)
     # Random scores come from a key that the program holds.
     return same if trial.method == "RP" else replace(same, seed=0)
+
+
+def is_shrunk(trial: Trial) -> bool:
+    """Return whether a trial retrains what shrinking leaves: only of what is pruned at once."""
+    return trial.shrunk and trial.schedule == "one-shot" and trial.method != UNPRUNED
 
 
 def trainer_for(trial: Trial, dataset: Dataset, devices: list[Any] | None = None) -> Trainer:
@@ -49,19 +54,12 @@ def trainer_for(trial: Trial, dataset: Dataset, devices: list[Any] | None = None
         variables = module.init(key, example, train=False)
         return Network(variables["params"], variables.get("batch_stats", {}))
 
-    def apply(network: Network, inputs: jax.Array, train: bool) -> tuple[Any, Any]:
-        variables = variables_of(network)
-        if train:
-            logits, changed = module.apply(variables, inputs, train=True, mutable=["batch_stats"])
-            return logits, changed.get("batch_stats", {})
-        return module.apply(variables, inputs, train=False), network.batch_stats
-
     augment = None
     if MODELS[trial.model].augment and trial.augment:
         augment = partial(crop_and_flip, fill=black(jnp.asarray(dataset.train_x)))
     reconnects = trial.schedule == "gradual"
     return Trainer(
-        apply,
+        _apply_of(module.apply),
         init,
         partial(optimizer_of, trial, dataset),
         (dataset.train_x, dataset.train_y),
@@ -73,11 +71,36 @@ def trainer_for(trial: Trial, dataset: Dataset, devices: list[Any] | None = None
     )
 
 
+def shrunk(
+    trial: Trial, dataset: Dataset, trainer: Trainer, network: Network, masks: Any
+) -> tuple[Trainer, Network, Any]:
+    """Return a pruned network without what training cannot bring to life, its masks and trainer."""
+    module = module_of(trial, dataset.classes)
+    example = jnp.asarray(dataset.train_x[:1], jnp.int32 if dataset.is_text else jnp.float32)
+    small = lap_jax.shrink(module, variables_of(network), masks, example, fold=False, train=False)
+    variables = small.variables
+    left = Network(variables["params"], variables.get("batch_stats", {}))
+    return trainer.applying(_apply_of(small.apply)), left, small.slice(masks)
+
+
 def start_of(trial: Trial, trained: Network, trainer: Trainer) -> Network:
     """Return the network that the trial's pruning starts from."""
     if trial.schedule != "rewind":
         return trained
     return jax.tree.map(lambda leaf: leaf[0], trainer.init(key_of(trial, "init")[None]))
+
+
+def _apply_of(call: Any) -> Apply:
+    """Return how a trainer applies a module, or what is left of one."""
+
+    def apply(network: Network, inputs: jax.Array, train: bool) -> tuple[Any, Any]:
+        variables = variables_of(network)
+        if train:
+            logits, changed = call(variables, inputs, train=True, mutable=["batch_stats"])
+            return logits, changed.get("batch_stats", {})
+        return call(variables, inputs, train=False), network.batch_stats
+
+    return apply
 
 
 def _as_masked(params: Any, state: Any) -> Any:

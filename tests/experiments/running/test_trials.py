@@ -22,6 +22,7 @@ TRIAL = Trial("linear", "none", "toy", "LAP", 4, 0, 20, 10, 8, 1e-2, divisor=50)
 WAYS: dict[str, Any] = {
     "method": "MP", "tau": 7, "sparsity": 0.5, "graph": "traced", "horizon": "all", "lags": True,
     "effective": True, "retrain_steps": 3, "same_batches": True, "evaluate_every": 2,
+    "shrunk": True,
 }  # fmt: skip
 """Changes of what is pruned, how far, and of retraining."""
 
@@ -62,7 +63,7 @@ def test_seeds_and_steps_share_a_program_and_no_network() -> None:
 def test_a_schedule_is_compiled_with_its_way_and_random_scores_with_their_seed() -> None:
     gradual = replace(TRIAL, schedule="gradual", cycles=3)
     assert network_of(gradual) == network_of(TRIAL)
-    for name in set(WAYS) - {"same_batches", "evaluate_every"}:
+    for name in set(WAYS) - {"same_batches", "evaluate_every", "shrunk"}:
         assert program_of(replace(gradual, **{name: WAYS[name]})) != program_of(gradual)
     assert program_of(replace(gradual, seed=1)) == program_of(gradual)
     random = replace(gradual, method="RP")
