@@ -48,11 +48,12 @@ class Trial:
       measured: fields of `lap_jax.Measured` that the method is given, joined by commas.
       calibration: training examples that they are measured on, the first ones.
       divisor: divides the network's widths.
+      widths: of the network's hidden layers, joined by commas; empty: as its setting says.
       side: rows and columns that images are resized to; 0: as they are.
       train_on: training examples, the first ones; 0: all.
       augment: whether a network whose setting says so gets cropped and flipped images.
-      shrunk: whether what `lap_jax.shrink` leaves of the network is retrained, not the masked whole;
-        only where it is pruned at once.
+      shrunk: whether what `lap_jax.shrink` leaves is retrained, not the whole masked network; only
+        where it is pruned at once.
       same_batches: whether the batches of retraining are the same for every method and level.
       effective: of the method, as in `lap_jax.Method`: kept weights are to lie on a path from input
         to output.
@@ -80,6 +81,7 @@ class Trial:
     measured: str = ""
     calibration: int = 256
     divisor: int = 1
+    widths: str = ""
     side: int = 0
     train_on: int = 0
     augment: bool = True

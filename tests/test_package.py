@@ -53,7 +53,7 @@ FLOORS: list[set[str]] = [
     {"graph"},
     {"scoring"},
     {"selection", "tracing", "report"},
-    {"methods", "checks"},
+    {"methods", "checks", "shrinking"},
     {"network"},
     {"effective"},
     {"passes"},

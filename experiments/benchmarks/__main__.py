@@ -19,6 +19,7 @@ from experiments.benchmarks.distortion import Distortion, distortion
 from experiments.benchmarks.first_call import FirstCall, first_call
 from experiments.benchmarks.models.command import Models, models
 from experiments.benchmarks.scale import Scale, scale
+from experiments.benchmarks.shrinking import Shrink, shrink
 from experiments.benchmarks.training import Training, training
 from experiments.cli.commands import BadFlag
 from experiments.data import DataError
@@ -64,7 +65,7 @@ class Masks:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     command = tyro.cli(
-        Masks | Models | FirstCall | Scale | Training | Distortion | Accuracy,
+        Masks | Models | FirstCall | Scale | Training | Distortion | Accuracy | Shrink,
         prog="python -m experiments.benchmarks",
         args=arguments,
     )
@@ -73,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(first_call(command))
         elif isinstance(command, Models):
             models(command)
+        elif isinstance(command, Shrink):
+            one_device_per_core()
+            print(shrink(command))
         elif isinstance(command, Scale):
             print(scale(command))
         elif isinstance(command, Training):

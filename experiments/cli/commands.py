@@ -75,6 +75,8 @@ class Run:
     """Also retrain each network unpruned, for as many steps."""
     divisor: int = 1
     """Divides the widths of the network."""
+    widths: tuple[int, ...] = ()
+    """Of the hidden layers of a network that has such a list (fcn, linear)."""
     side: int = 0
     """Rows and columns that images are resized to; 0: as they are."""
     train_on: int = 0

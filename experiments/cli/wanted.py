@@ -45,6 +45,7 @@ def trials_of(command: Run) -> list[Trial]:
         evaluate_every=command.evaluate_every,
         evaluate_on=command.evaluate_on,
         divisor=command.divisor,
+        widths=",".join(map(str, command.widths)),
         side=command.side,
         train_on=command.train_on,
         augment=command.augment or not setting.augment,

@@ -118,7 +118,7 @@ def _effective_figure(results: Sequence[Result]) -> Figure:
     figure, (by_kept, by_effective) = _panels(results, 2)
     counted = [result for result in pruned(results) if result.effective is not None]
     _panel(by_kept, "By weights kept", counted, lambda r: 100 * r.retrained.test_error)
-    for way, style in _present(counted).items():
+    for way, style in styles_of(counted).items():
         levels: dict[float, list[Result]] = {}
         for result in counted:
             if result.trial.way == way:
@@ -170,7 +170,7 @@ def _curves_figure(results: Sequence[Result]) -> Figure:
     figure, panels = _panels(results, len(levels))
     for axes, level in zip(panels, levels, strict=True):
         those = [result for result in own if result.trial.level == level]
-        for way, style in _present(those).items():
+        for way, style in styles_of(those).items():
             groups: dict[int, list[float]] = {}
             for result in those:
                 if result.trial.way == way:
@@ -215,7 +215,7 @@ def _panel(
 ) -> None:
     own = pruned(results)
     kept = {result.trial.level: 100 * result.kept for result in own}
-    for way, style in _present(own).items():
+    for way, style in styles_of(own).items():
         groups: dict[float, list[float]] = {}
         for result in own:
             if result.trial.way == way:
@@ -258,7 +258,7 @@ def _line(axes: Any, way: str, groups: dict[Any, list[float]], style: Style) -> 
     )
 
 
-def _present(results: Sequence[Result]) -> dict[str, Style]:
+def styles_of(results: Sequence[Result]) -> dict[str, Style]:
     """Return the ways of results in order, with their styles: variants of a method share a colour.
 
     The method itself is drawn whole and each variant with a line and a marker of its own.

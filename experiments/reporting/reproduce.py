@@ -45,6 +45,7 @@ def command_of(results: Sequence[Result]) -> str:
             words += [f"--{name.replace('_', '-')}", str(getattr(trial, name))]
     words += ["--no-augment"] * (not trial.augment) + ["--same-batches"] * trial.same_batches
     words += ["--shrunk"] * trial.shrunk
+    words += ["--widths", *trial.widths.split(",")] if trial.widths else []
     if trial.dtype != "float32":
         words += ["--dtype", trial.dtype]
     if trial.evaluate_every:

@@ -273,6 +273,8 @@ def _others(trial: Trial) -> str:
         parts.append(f"{trial.schedule} pruning in {count_of(trial.cycles, 'step')}")
     if trial.divisor > 1:
         parts.append(f"a {trial.divisor}th of the width")
+    if trial.widths:
+        parts.append(f"hidden layers of {trial.widths.replace(',', ', ')}")
     if trial.side:
         parts.append(f"images of {trial.side} x {trial.side}")
     if trial.train_on:

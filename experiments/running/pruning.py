@@ -24,8 +24,10 @@ from experiments.trial import SHUFFLED, UNPRUNED, Trial, as_declared
 
 def module_of(trial: Trial, classes: int) -> nn.Module:
     """Return the network; its parameters are float32 whatever it computes in."""
-    module = MODELS[trial.model].build(classes, trial.activation)
-    return narrowed(module, trial.divisor).clone(dtype=jnp.dtype(trial.dtype))
+    module = narrowed(MODELS[trial.model].build(classes, trial.activation), trial.divisor)
+    if trial.widths:
+        module = module.clone(widths=tuple(map(int, trial.widths.split(","))))
+    return module.clone(dtype=jnp.dtype(trial.dtype))
 
 
 def variables_of(network: Network) -> dict[str, Any]:

@@ -326,7 +326,7 @@ class Sweep:
 
     def _path(self, trial: Trial) -> Path:
         """Where the trained network of a trial is kept, with what it errs."""
-        return self._store.folder / f"network-{network_of(trial).name}.safetensors"
+        return network_path(self._store.folder, trial)
 
     def _checkpoint(self, unit: Unit) -> Path:
         return self._store.folder / "checkpoints" / unit.name
@@ -335,7 +335,7 @@ class Sweep:
         """Return a trained network and what it errs; None if it is gone, or damaged and now is."""
         path = self._path(trial)
         try:
-            return _load(path, trainer.shapes)
+            return load_network(path, trainer.shapes)
         except FileNotFoundError:
             return None
         except lap_jax.PruningError as error:
@@ -357,7 +357,18 @@ def _save(network: Network, errors: Evaluation, path: Path) -> None:
     lap_jax.save_pruned(path, _tree(network, np.array(errors, float)))
 
 
-def _load(path: Path, shapes: Network) -> tuple[Network, Evaluation]:
+def network_path(folder: Path, trial: Trial) -> Path:
+    """Return where a folder keeps the trained network of a trial."""
+    return folder / f"network-{network_of(trial).name}.safetensors"
+
+
+def load_network(path: Path, shapes: Network) -> tuple[Network, Evaluation]:
+    """Return a trained network and what it errs.
+
+    Raises:
+      PruningError: if the file is damaged, or of another network.
+      FileNotFoundError: if there is none.
+    """
     tree, _ = lap_jax.load_pruned(path, _tree(shapes, np.zeros(len(Evaluation._fields))))
     step, *errors = tree["evaluation"].tolist()
     return Network(**tree["network"]), Evaluation(int(step), *errors)

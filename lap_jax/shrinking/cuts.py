@@ -180,8 +180,8 @@ def _sliced(path: str, leaf: Any, kept: Kept) -> Any:
     if shape in ((), (1,)):
         return leaf
     raise PruningError(
-        f"an array of shape {shape} stands for {path!r} of shape {kept.shape}: expected one of that "
-        "shape; states of optimizers that keep another one are to be made again with init"
+        f"an array of shape {shape} stands for {path!r} of shape {kept.shape}: expected one of "
+        "that shape; states of optimizers that keep another one are to be made again with init"
     )
 
 
@@ -216,5 +216,3 @@ def _factored(state: Any, kept: ByPath) -> Any:
         v_col=map_by_path(factor(1), state.v_col),
         v=map_by_path(lambda path, leaf: _sliced(path, leaf, kept[path]), state.v),
     )
-
-

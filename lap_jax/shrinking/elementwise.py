@@ -1,4 +1,4 @@
-"""Steps that go entry by entry: on constants they are computed, and nought times anything is nought."""
+"""Steps that go entry by entry: of constants they are computed, and of a product with nought."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from jax.extend.core import JaxprEqn
 from lap_jax.shrinking.facts import Constant, Facts, of_axes
 from lap_jax.shrinking.listing import ENTRYWISE, Step, is_entrywise
 from lap_jax.shrinking.rules import Part, Rule, Wants, computed
-from lap_jax.shrinking.slices import Sets
 from lap_jax.tracing.interpreter import Interpreter, evaluate, programs, read
 
 
@@ -43,7 +42,9 @@ def _along(step: Step, ins: Sequence[Facts], axis: int, size: int) -> Constant |
     found = where | annihilated
     if not found.any():
         return None
-    (value,) = entrywise(step.does, [jnp.asarray(p.value, f.dtype) for p, f in zip(parts, ins)])
+    (value,) = entrywise(
+        step.does, [jnp.asarray(p.value, f.dtype) for p, f in zip(parts, ins, strict=True)]
+    )
     value = np.asarray(value)
     return Constant(found, np.where(annihilated & ~where, np.zeros((), value.dtype), value))
 
@@ -149,7 +150,7 @@ def _call(eqn: JaxprEqn) -> Callable[..., list[Any]]:
     return backward
 
 
-def fits(step: Step, shapes: Sequence[Sequence[int]]) -> bool:
+def fits(step: Step) -> bool:
     """Return whether a step goes entry by entry."""
     if not isinstance(step.does, JaxprEqn):
         return False
@@ -176,4 +177,4 @@ def known_fixed(step: Step, ins: Sequence[Facts]) -> np.ndarray | None:
 
 
 ELEMENTWISE_RULE = Rule(_learn, _wants, _compute)
-__all__ = ["ELEMENTWISE_RULE", "Sets", "entrywise", "fits", "known_fixed"]
+"""The rule of every step that `fits`."""

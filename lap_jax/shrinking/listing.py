@@ -214,7 +214,8 @@ def listed(program: ClosedJaxpr, leaves: int, inline: bool) -> Listing:
         consts, carry, over = parts_of(eqn, values)
         stacked = [number for number in over if not _constant_or(listing, depends, number)]
         counts = any(number in listing.constants for number in carry) and any(
-            listing.shapes[number][:1] == (eqn.params["length"],) and len(listing.shapes[number]) > 1
+            listing.shapes[number][:1] == (eqn.params["length"],)
+            and len(listing.shapes[number]) > 1
             for number in consts
             if not _constant_or(listing, depends, number)
         )
@@ -224,7 +225,7 @@ def listed(program: ClosedJaxpr, leaves: int, inline: bool) -> Listing:
 
     values = []
     for place, var in enumerate(program.jaxpr.invars):
-        number = new(var.aval.shape, var.aval.dtype, place >= leaves)  # type: ignore[attr-defined]
+        number = new(var.aval.shape, var.aval.dtype, place >= leaves)
         values.append(number)
         if place < leaves:
             listing.leaves[number] = Leaf(place)
@@ -285,5 +286,3 @@ def _constant(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
 def _is_key(value: Any) -> bool:
     """Return whether a value is no array of numbers, such as a random key."""
     return hasattr(value, "dtype") and jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
-
-

@@ -1,4 +1,4 @@
-"""Steps that move slices: transposed, repeated, chosen, put in another shape or behind each other."""
+"""Steps that move slices: transposed, repeated, chosen, reshaped, put behind each other."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from lap_jax.shrinking.facts import Constant, Facts, by_entry, of_axes
 from lap_jax.shrinking.listing import Concatenate, Fill, Step
 from lap_jax.shrinking.rules import Part, Rule, Wants
 from lap_jax.shrinking.slices import Sets, places_in, sizes, taken
-from lap_jax.tracing.movements import NONE, Broadcast, Reshape, Take, Transpose, common_groups
-
+from lap_jax.tracing.movements import NONE, Broadcast, Take, Transpose, common_groups
 
 # ---------------------------------------------------------------- transposed
 
@@ -149,7 +148,7 @@ def _learn_reshape(step: Step, ins: Sequence[Facts], outs: Sequence[Facts]) -> S
 
 def _flat(sets: Sequence[np.ndarray]) -> np.ndarray:
     """Return which places of several axes put into one are in a box."""
-    found = np.ones(1, bool)
+    found: np.ndarray = np.ones(1, bool)
     for part in sets:
         found = (found[:, None] & part).ravel()
     return found
@@ -159,7 +158,7 @@ def _hull(keep: Sequence[np.ndarray], shape: Sequence[int]) -> Sets:
     """Return the least box of a shape that holds a box of another."""
     flat = _flat(keep).reshape(tuple(shape))
     others = [tuple(j for j in range(len(shape)) if j != i) for i in range(len(shape))]
-    return tuple(flat.any(axes) for axes in others)
+    return tuple(np.asarray(flat.any(axes)) for axes in others)
 
 
 def _want_reshape(part: Part) -> Wants:
@@ -180,7 +179,7 @@ def _reshape(part: Part, arrays: Sequence[Any], wide: bool) -> Sequence[Any]:
     (wanted,) = _want_reshape(part)
     assert wanted is not None
     groups = common_groups(old, new)
-    narrowed, shape = [], []
+    narrowed, shape = list[np.ndarray | None](), list[int]()
     for before, after in groups:
         have, keep = [wanted[axis] for axis in before], [part.keep[axis] for axis in after]
         shape.append(math.prod(int(own.sum()) for own in have))
@@ -205,7 +204,9 @@ def _learn_concatenate(step: Step, ins: Sequence[Facts], outs: Sequence[Facts]) 
         parts = [facts.constants[axis] for facts in ins]
         if axis == step.does.axis:
             whole = [
-                Constant(np.zeros(facts.shape[axis], bool), np.zeros(facts.shape[axis], facts.dtype))
+                Constant(
+                    np.zeros(facts.shape[axis], bool), np.zeros(facts.shape[axis], facts.dtype)
+                )
                 if part is None
                 else part
                 for facts, part in zip(ins, parts, strict=True)

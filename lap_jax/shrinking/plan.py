@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from lap_jax.shrinking.contracting import CONTRACTION_RULES
-from lap_jax.shrinking.elementwise import ELEMENTWISE_RULE, fits, known_fixed
+from lap_jax.shrinking.convolving import CONVOLUTION_RULE
+from lap_jax.shrinking.dots import DOT_RULE
+from lap_jax.shrinking.elementwise import ELEMENTWISE_RULE, entrywise, fits, known_fixed
 from lap_jax.shrinking.facts import Facts, known, varying
 from lap_jax.shrinking.listing import Concatenate, Fill, Listing, Step
 from lap_jax.shrinking.moves import MOVE_RULES
@@ -21,7 +22,12 @@ from lap_jax.shrinking.slices import Sets, everything, is_empty, union
 from lap_jax.tracing.interpreter import evaluate
 from lap_jax.tracing.movements import array_moves, move
 
-RULES: dict[str, Rule] = {**MOVE_RULES, **CONTRACTION_RULES, **AXIS_RULES}
+RULES: dict[str, Rule] = {
+    **MOVE_RULES,
+    **AXIS_RULES,
+    "dot_general": DOT_RULE,
+    "conv_general_dilated": CONVOLUTION_RULE,
+}
 """By the name of what a step does; what goes entry by entry has one rule, the rest none."""
 
 
@@ -62,7 +68,7 @@ def rule_of(step: Step) -> Rule:
     """Return the rule of a step."""
     if step.name in RULES:
         return RULES[step.name]
-    return ELEMENTWISE_RULE if fits(step, ()) else FULL
+    return ELEMENTWISE_RULE if fits(step) else FULL
 
 
 def planned(
@@ -126,25 +132,23 @@ def _thin(array: np.ndarray) -> np.ndarray:
 
 def _computed(step: Step, ins: Sequence[Facts], outs: Sequence[Facts]) -> list[Facts]:
     """Compute a step on known arrays."""
-    arrays = [facts.array for facts in ins]
+    arrays = [facts.array for facts in ins if facts.array is not None]
     fixed = _fixed(step, ins)
     leaves = any(facts.leaves for facts in ins)
-    entrywise = step.name not in RULES and fits(step, ())
+    by_entry = step.name not in RULES and fits(step)
     if isinstance(step.does, JaxprEqn):
-        shape = np.broadcast_shapes(*(np.shape(array) for array in arrays)) if entrywise else ()
+        shape = np.broadcast_shapes(*(np.shape(array) for array in arrays)) if by_entry else ()
         full = [
-            np.broadcast_to(array, shape if entrywise else facts.shape)
+            np.broadcast_to(array, shape if by_entry else facts.shape)
             for array, facts in zip(arrays, ins, strict=True)
         ]
-        if entrywise:
-            from lap_jax.shrinking.elementwise import entrywise as each
-
-            found = each(step.does, list(map(jnp.asarray, full)))
+        if by_entry:
+            found = entrywise(step.does, list(map(jnp.asarray, full)))
         else:
             found = evaluate(step.does, list(map(jnp.asarray, full)))
     else:
         found = [_moved(step, ins, arrays)]
-    if fixed is not None and not entrywise:
+    if fixed is not None and not by_entry:
         fixed = np.broadcast_to(fixed, outs[0].shape)
     return [
         known(array, facts.shape, facts.dtype, fixed, leaves)
@@ -171,7 +175,7 @@ def _fixed(step: Step, ins: Sequence[Facts]) -> np.ndarray | None:
     """Return which entries of a step's result training does not change; None: all."""
     if all(facts.fixed is None for facts in ins):
         return None
-    if step.name not in RULES and fits(step, ()):
+    if step.name not in RULES and fits(step):
         return known_fixed(step, ins)
     fixed = [
         np.ones(f.shape, bool) if f.fixed is None else np.broadcast_to(f.fixed, f.shape)
@@ -182,7 +186,18 @@ def _fixed(step: Step, ins: Sequence[Facts]) -> np.ndarray | None:
         return _moved(boolean, ins, fixed)
     if not isinstance(step.does, JaxprEqn):
         return _moved(step, ins, fixed)
+    if step.name == "dot_general":  # fixed where every term that is not nought is
+        alive = [np.broadcast_to(f.alive, f.shape) for f in ins]
+        both = [alive, [own & each for own, each in zip(alive, fixed, strict=True)]]
+        counts = [_terms(step.does, *map(np.float32, pair)) for pair in both]
+        return np.asarray(counts[0] == counts[1])
     return np.asarray(all(each.all() for each in fixed))
+
+
+def _terms(eqn: JaxprEqn, *arrays: Any) -> np.ndarray:
+    """Return how many terms are in each sum of a contraction."""
+    params = {**eqn.params, "preferred_element_type": None}
+    return np.asarray(eqn.primitive.bind(*map(jnp.asarray, arrays), **params))
 
 
 def _backward(plan: Plan, wanted: Mapping[int, Sets | None]) -> None:

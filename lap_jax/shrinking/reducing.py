@@ -107,7 +107,7 @@ def _along(axes: Axes, keeps_zeros: bool, keeps_numbers: bool = False) -> Rule:
         assert box is not None
         along = axes(part.eqn)
         results = computed(part.eqn, arrays, wide)
-        found = []
+        found = list[Any]()
         for out, keep, array in zip(part.outs, part.keeps, results, strict=True):
             if keep is None:
                 found.append(None)

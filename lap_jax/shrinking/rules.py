@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
-from lap_jax.shrinking.facts import Facts, varying
+from lap_jax.shrinking.facts import Facts
 from lap_jax.shrinking.listing import Step
-from lap_jax.shrinking.slices import Sets, everything, sizes
+from lap_jax.shrinking.slices import Sets, brought, everything, places_in, taken
 from lap_jax.tracing.interpreter import evaluate, programs
 
 Wants: TypeAlias = list[Sets | None]
@@ -50,8 +50,8 @@ class Rule(NamedTuple):
     Attributes:
       learn: ``(step, facts in, facts out) -> facts out``, from ones that know nothing.
       wants: ``(part) ->`` the slices of each operand that it takes.
-      compute: ``(part, arrays, wide) ->`` the results at ``part.keeps``, from operands at the slices
-        that it wants; ``wide`` computes half precision in float32.
+      compute: ``(part, arrays, wide) ->`` the results at ``part.keeps``, from operands at the
+        slices that it wants; ``wide`` computes half precision in float32.
     """
 
     learn: Callable[[Step, Sequence[Facts], Sequence[Facts]], Sequence[Facts]]
@@ -74,7 +74,8 @@ def computed(eqn: JaxprEqn, arrays: Sequence[Any], wide: bool) -> list[Any]:
     if not wide:
         return evaluate(eqn, arrays)
     if programs(eqn) or eqn.primitive.name in ("while", "scan", "cond", "custom_vjp_call"):
-        own = [_as(array, var.aval.dtype) for array, var in zip(arrays, eqn.invars, strict=True)]
+        dtypes = [var.aval.dtype for var in eqn.invars]  # type: ignore[attr-defined]
+        own = [_as(array, dtype) for array, dtype in zip(arrays, dtypes, strict=True)]
         return [_wide(array) for array in evaluate(eqn, own)]
     params = dict(eqn.params)
     for key in ("new_dtype", "preferred_element_type", "dtype"):
@@ -101,8 +102,6 @@ def _wide(array: Any) -> Any:
 
 
 def _at_full_size(part: Part, arrays: Sequence[Any], wide: bool) -> Sequence[Any]:
-    from lap_jax.shrinking.slices import brought
-
     found = computed(part.eqn, arrays, wide)
     return [
         None if keep is None else brought(array, everything(facts.shape), keep, facts.fills)
@@ -116,18 +115,6 @@ FULL = Rule(nothing, all_of_it, _at_full_size)
 
 def narrow(array: Any, have: Sets, keep: Sets) -> Any:
     """Return the slices to be kept of those computed."""
-    from lap_jax.shrinking.slices import places_in, taken
-
     for axis, (own, wanted) in enumerate(zip(have, keep, strict=True)):
         array = taken(array, axis, places_in(own, wanted))
     return array
-
-
-def empty(part: Part) -> Any:
-    """Return zeros for the first result."""
-    return jnp.zeros(sizes(part.keep), part.outs[0].dtype)
-
-
-def unknown(facts: Facts) -> Facts:
-    """Return the same value with nothing known."""
-    return varying(facts.shape, facts.dtype)

@@ -1,4 +1,4 @@
-"""Which slices of an array there are: an index set an axis, and arrays brought from one to another."""
+"""Which slices of an array there are, a set an axis, and arrays brought from set to set."""
 
 from __future__ import annotations
 

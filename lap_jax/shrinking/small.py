@@ -94,5 +94,3 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _share(before: tuple[int, ...], after: tuple[int, ...]) -> str:
     return f"{math.prod(after) / max(math.prod(before), 1):.1%}"
-
-

@@ -16,7 +16,7 @@ def test_names_are_stable() -> None:
     others: dict[str, Any] = {
         "sparsity": 0.5, "graph": "traced", "horizon": "all", "lags": True, "measured": "input",
         "calibration": 8, "effective": True, "divisor": 2, "side": 8, "train_on": 9,
-        "augment": False, "same_batches": True, "shrunk": True,
+        "augment": False, "same_batches": True, "shrunk": True, "widths": "5,5",
     }  # fmt: skip
     names |= {replace(TRIAL, **{name: value}).name for name, value in others.items()}
     assert len(names) == 2 + len(others)

@@ -28,7 +28,8 @@ WAYS: dict[str, Any] = {
 
 NETWORKS: dict[str, Any] = {
     "model": "fcn", "activation": "relu", "dataset": "digits", "batch_size": 9,
-    "learning_rate": 0.1, "dtype": "bfloat16", "divisor": 2, "side": 16, "train_on": 30,
+    "learning_rate": 0.1, "dtype": "bfloat16", "divisor": 2,
+    "widths": "7", "side": 16, "train_on": 30,
     "augment": False,
 }  # fmt: skip
 """Changes of what is trained, and by what."""

@@ -1,0 +1,351 @@
+"""What is left of a sweep's networks once they are shrunk: errors, sizes, bytes and latency."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+import lap_jax
+from experiments.data import load
+from experiments.data.source import Dataset
+from experiments.files import write_atomically
+from experiments.reporting.figures import Style, styles_of
+from experiments.running.pruning import masks_of, module_of, variables_of
+from experiments.running.sweep import Sweep, load_network, network_path
+from experiments.running.trials import trainer_for
+from experiments.store import Result, ResultsError, Store
+from experiments.trial import UNPRUNED, Trial
+
+DENSE = "dense, from scratch"
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """Shrink the networks of a finished sweep; train dense ones of the same widths beside them."""
+
+    results: Path
+    """Folder of the sweep, with the trained networks."""
+    data_dir: Path | None = None
+    """Folder of prepared data sets."""
+    batches: tuple[int, ...] = (1, 60, 1000)
+    """Examples at once, of which the latency is measured."""
+    rounds: int = 21
+    """Calls of each network, all in turn."""
+    control: tuple[str, ...] = ("LAP-backward-seq",)
+    """Ways whose widths dense networks are trained from scratch with, for as long."""
+    out: Path = Path("results/benchmark-shrink")
+    """Folder for shrink.md, shrink.json and the pictures; rows that are there stay."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network: how it was pruned, and what is left of it.
+
+    Attributes:
+      way, kept: the way of pruning, and the share of weights that stays.
+      seed: of the network.
+      error: on the test set after retraining.
+      effective: effective weights over kept ones.
+      widths: neurons that are left of each hidden layer, where the network has such.
+      parameters, large: numbers in the small network, and in the dense one.
+      multiply_adds: of the small network over those of the dense one, per example.
+      bytes_dense, bytes_masked, bytes_small: of the files of the dense network, of masks and kept
+        weights, and of the small network in its dense arrays.
+    """
+
+    way: str
+    kept: float
+    seed: int
+    error: float
+    effective: float | None
+    widths: tuple[int, ...]
+    parameters: int
+    large: int
+    multiply_adds: float
+    bytes_dense: int
+    bytes_masked: int
+    bytes_small: int
+
+
+def shrink(command: Shrink) -> str:
+    """Measure every network of the folder; write and return the table.
+
+    Raises:
+      ResultsError: if the folder holds no finished trials, or not their trained networks.
+    """
+    results = [
+        result for result in Store(command.results).load() if result.trial.method != UNPRUNED
+    ]
+    if not results:
+        raise ResultsError(f"{command.results} holds no pruned networks: name a sweep's folder")
+    first = results[0].trial
+    dataset = load(first.dataset, command.data_dir, first.train_on, first.side)
+    rows = _rows(command, results, dataset)
+    rows += _controls(command, results, rows, dataset)
+    latency = _latency(command, results, dataset)
+    text = table(rows, latency, command, first)
+    write_atomically(command.out / "shrink.md", text.encode())
+    for suffix in ("png", "svg"):
+        content = io.BytesIO()
+        figure(rows, latency, styles_of(results)).savefig(content, format=suffix, dpi=150)
+        write_atomically(command.out / f"shrink.{suffix}", content.getvalue())
+    return text
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def _rows(command: Shrink, results: Sequence[Result], dataset: Dataset) -> list[Row]:
+    """Return a row per result; those that were made before are read."""
+    command.out.mkdir(parents=True, exist_ok=True)
+    path = command.out / "shrink.json"
+    done: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for number, result in enumerate(results):
+        name = result.trial.name
+        if name not in done:
+            done[name] = asdict(_row(command.results, result, dataset))
+            write_atomically(path, json.dumps(done, indent=1).encode())
+            print(
+                f"{number + 1} of {len(results)}: {result.trial.way} at {result.left}", flush=True
+            )
+    return [_read(done[result.trial.name]) for result in results]
+
+
+def _read(row: dict[str, Any]) -> Row:
+    return Row(**{**row, "widths": tuple(row["widths"])})
+
+
+def _row(folder: Path, result: Result, dataset: Dataset) -> Row:
+    trial = result.trial
+    variables, masks, small = _shrunk(folder, trial, dataset)
+    masked = {"params": masks}
+    with tempfile.TemporaryDirectory() as place:
+        files = [Path(place) / name for name in ("dense", "masked", "small")]
+        lap_jax.save_pruned(files[0], variables)
+        lap_jax.save_pruned(files[1], lap_jax.apply_masks(variables, masked), masked)
+        lap_jax.save_pruned(files[2], small.variables)
+        sizes = [file.stat().st_size for file in files]
+    large, parameters = small.parameters
+    work = small.work.after / max(small.work.before, 1)
+    return Row(
+        trial.way, result.kept, trial.seed, result.retrained.test_error, result.effective,
+        _widths(small.variables["params"]), parameters, large, work, *sizes,
+    )  # fmt: skip
+
+
+def _shrunk(folder: Path, trial: Trial, dataset: Dataset) -> tuple[Any, Any, lap_jax.Small]:
+    """Return the variables of a trial's trained network, its masks, and what is left."""
+    path = network_path(folder, trial)
+    try:
+        network, _ = load_network(path, trainer_for(trial, dataset).shapes)
+    except FileNotFoundError:
+        raise ResultsError(
+            f"{path} is not there: the sweep's trained networks are needed, which its folder keeps "
+            "where it was run"
+        ) from None
+    masks = masks_of(trial, network, dataset)
+    small = lap_jax.shrink(
+        module_of(trial, dataset.classes), variables_of(network), masks, _examples(dataset, 60),
+        train=False,
+    )  # fmt: skip
+    return variables_of(network), masks, small
+
+
+def _examples(dataset: Dataset, count: int) -> jax.Array:
+    images = np.resize(dataset.test_x, (count, *dataset.test_x.shape[1:]))
+    return jnp.asarray(images, jnp.int32 if dataset.is_text else jnp.float32)
+
+
+def _widths(params: Any) -> tuple[int, ...]:
+    """Return the widths of hidden layers, of a network of dense layers alone."""
+    kernels = [layer.get("kernel") for layer in params.values()]
+    if any(kernel is None or kernel.ndim != 2 for kernel in kernels):
+        return ()
+    return tuple(kernel.shape[1] for kernel in kernels[:-1])
+
+
+# ---------------------------------------------------------------- dense networks of those widths
+
+
+def _controls(
+    command: Shrink, results: Sequence[Result], rows: Sequence[Row], dataset: Dataset
+) -> list[Row]:
+    """Train dense networks of the small widths for as long as the pruned ones."""
+    wanted = {
+        replace(
+            result.trial, method=UNPRUNED, tau=0, sparsity=0.0, effective=False, shrunk=False,
+            graph="declared", horizon=1, lags=False, measured="", schedule="one-shot", cycles=1,
+            widths=",".join(map(str, row.widths)),
+        ): None
+        for result, row in zip(results, rows, strict=True)
+        if row.way in command.control and row.widths and min(row.widths)
+    }  # fmt: skip
+    found = []
+    for trial in wanted:
+        store = Store(command.out / "dense" / trial.widths.replace(",", "-"))
+        Sweep([trial], dataset, store).run(lambda steps: None, print)
+        (result,) = (each for each in store.load() if each.trial == trial)
+        shapes = jax.tree.leaves(trainer_for(trial, dataset).shapes)
+        parameters = sum(math.prod(leaf.shape) for leaf in shapes)
+        error, size = result.retrained.test_error, 4 * parameters
+        found.append(
+            Row(DENSE, 1.0, trial.seed, error, None, tuple(map(int, trial.widths.split(","))),
+                parameters, rows[0].large, parameters / rows[0].large, size, size, size)
+        )  # fmt: skip
+    return found
+
+
+# ---------------------------------------------------------------- latency
+
+
+Latency = dict[tuple[str, float], dict[int, float]]
+"""Of a way at a share of weights, per batch size: the dense network's time over the small one's."""
+
+
+def _latency(command: Shrink, results: Sequence[Result], dataset: Dataset) -> Latency:
+    """Time the first seed's networks, all in turn, in one run."""
+    seed = min(result.trial.seed for result in results)
+    calls: dict[tuple[str, float] | None, tuple[Callable[..., Any], Any]] = {}
+    for result in results:
+        if result.trial.seed != seed:
+            continue
+        variables, _, small = _shrunk(command.results, result.trial, dataset)
+        module = module_of(result.trial, dataset.classes)
+        calls.setdefault(None, (jax.jit(module.apply), variables))
+        calls[result.trial.way, result.kept] = jax.jit(small.apply), small.variables
+    found: Latency = {key: {} for key in calls if key is not None}
+    for batch in command.batches:
+        x = _examples(dataset, batch)
+        seconds = timed({key: (call, v, x) for key, (call, v) in calls.items()}, command.rounds)
+        for key, own in found.items():
+            own[batch] = seconds[None] / seconds[key]
+    return found
+
+
+def timed(calls: dict[Any, tuple[Callable[..., Any], Any, Any]], rounds: int) -> dict[Any, float]:
+    """Return the median seconds of each call, all in turn; short ones are repeated in a round."""
+    repeats = {}
+    for key, (call, *arguments) in calls.items():
+        jax.block_until_ready(call(*arguments))
+        start = time.perf_counter()
+        jax.block_until_ready(call(*arguments))
+        repeats[key] = max(1, min(200, round(2e-3 / max(time.perf_counter() - start, 1e-6))))
+    taken: dict[Any, list[float]] = {key: [] for key in calls}
+    for _ in range(rounds):
+        for key, (call, *arguments) in calls.items():
+            start = time.perf_counter()
+            for _ in range(repeats[key]):
+                out = call(*arguments)
+            jax.block_until_ready(out)
+            taken[key].append((time.perf_counter() - start) / repeats[key])
+    return {key: statistics.median(each) for key, each in taken.items()}
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def grouped(rows: Sequence[Row]) -> dict[tuple[str, float, tuple[int, ...]], list[Row]]:
+    """Return rows of several seeds together, by way and share of weights, or by widths."""
+    found: dict[tuple[str, float, tuple[int, ...]], list[Row]] = {}
+    for row in rows:
+        # Of dense networks each seed has its own widths: their level is the nearest share.
+        found.setdefault((row.way, row.kept, row.widths if row.way == DENSE else ()), []).append(
+            row
+        )
+    return found
+
+
+def mean(rows: Sequence[Row], number: Callable[[Row], float]) -> float:
+    """Return the mean over seeds."""
+    return statistics.fmean(map(number, rows))
+
+
+def table(rows: Sequence[Row], latency: Latency, command: Shrink, trial: Trial) -> str:
+    """Return the table as Markdown."""
+    batches = "".join(f" | speed at {batch:,}" for batch in command.batches)
+    lines = [
+        f"# {trial.model} on {trial.dataset}: networks that are really smaller",
+        "",
+        f"{trial.train_steps:,} steps of training and {trial.retrain_steps:,} of retraining; means "
+        "over seeds, errors ± one standard deviation. Parameters, multiply-adds and latency are "
+        "those of the network that `lap_jax.shrink` leaves, folded, as times less than the dense "
+        f"one's ({rows[0].large:,} parameters); latency of one seed's networks, medians of "
+        f"{command.rounds} calls in turn on {jax.devices()[0].device_kind}, JAX {jax.__version__}. "
+        "On disk: masks and kept weights (`save_pruned`), and the small dense arrays.",
+        "",
+        "| | kept | seeds | error, % | effective | parameters | times fewer | multiply-adds, times "
+        f"fewer | masked, kB | small, kB{batches} |",
+        "|---|" + "---:|" * (9 + len(command.batches)),
+    ]  # fmt: skip
+    for (way, kept, widths), own in grouped(rows).items():
+        errors = [100 * row.error for row in own]
+        spread = f" ± {statistics.stdev(errors):.2f}" if len(own) > 1 else ""
+        effective = [row.effective for row in own if row.effective is not None]
+        parameters = mean(own, lambda row: row.parameters)
+        speeds = latency.get((way, kept), {})
+        cells = [
+            f"{way} ({'-'.join(map(str, widths))})" if widths else way,
+            f"{kept:.2%}",
+            f"{len(own)}",
+            f"{statistics.fmean(errors):.2f}{spread}",
+            f"{statistics.fmean(effective):.1%}" if effective else "",
+            f"{parameters:,.0f}",
+            f"{own[0].large / max(parameters, 1):.1f}",
+            f"{1 / max(mean(own, lambda row: row.multiply_adds), 1e-9):.1f}",
+            f"{mean(own, lambda row: row.bytes_masked) / 1e3:,.1f}",
+            f"{mean(own, lambda row: row.bytes_small) / 1e3:,.1f}",
+            *(f"{speeds[batch]:.1f}" if batch in speeds else "" for batch in command.batches),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(rows: Sequence[Row], latency: Latency, styles: Mapping[str, Style]) -> Figure:
+    """Draw error against weights on disk, against dense size, and against time."""
+    numbers: dict[str, Callable[[list[Row]], float | None]] = {
+        "kilobytes on disk, masks and kept weights": lambda own: mean(
+            own, lambda row: row.bytes_masked / 1e3
+        ),
+        "parameters of the small dense arrays": lambda own: mean(own, lambda row: row.parameters),
+    }
+    batches = sorted({batch for speeds in latency.values() for batch in speeds})
+    if batches:
+        batch = 60 if 60 in batches else batches[0]
+        numbers[f"time at batch {batch}, of the dense network's"] = lambda own: (
+            1 / latency[own[0].way, own[0].kept][batch]
+            if (own[0].way, own[0].kept) in latency
+            else None
+        )
+    ways = list(dict.fromkeys(row.way for row in rows))
+    drawn = Figure(figsize=(5 * len(numbers), 4.2), layout="constrained")
+    for place, (label, number) in enumerate(numbers.items()):
+        axes = drawn.add_subplot(1, len(numbers), place + 1)
+        for way in ways:
+            points = [(number(own), own) for key, own in grouped(rows).items() if key[0] == way]
+            found = sorted(
+                (x, 100 * mean(own, lambda row: row.error)) for x, own in points if x is not None
+            )
+            if found:
+                style = styles.get(way)
+                axes.plot(
+                    *zip(*found, strict=True), label=way,
+                    color=style.colour if style else "black", marker=style.marker if style else ".",
+                    linestyle=style.line if style else "none", markersize=4,
+                )  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="test error, %")
+        axes.grid(alpha=0.3)
+    drawn.legend(*drawn.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return drawn
