@@ -9,6 +9,7 @@ from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Edge, Layer, Norm
 from lap_jax.methods import METHODS, Method
 from lap_jax.pruning import lookahead_masks, lookahead_scores, masks_from_scores
+from lap_jax.recalibration import recalibrate
 from lap_jax.report import Summary, SummaryRow, summarize
 from lap_jax.retraining import KeepPrunedState, apply_masks, keep_pruned
 from lap_jax.scoring.propagation import Measured
@@ -57,6 +58,7 @@ __all__ = [
     "paper_sparsity",
     "prune_in_training",
     "read_metadata",
+    "recalibrate",
     "save_masks",
     "save_pruned",
     "shrink",

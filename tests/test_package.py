@@ -49,7 +49,7 @@ PROMISED = {
 FLOORS: list[set[str]] = [
     {"errors", "version", "batching", "tables"},
     {"paths", "meshes"},
-    {"files", "retraining"},
+    {"files", "retraining", "recalibration"},
     {"graph"},
     {"scoring"},
     {"selection", "tracing", "report"},

@@ -1,0 +1,71 @@
+"""The benchmark of shrunk networks, on a sweep of seconds."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.benchmarks.shrinking import (
+    DENSE,
+    Row,
+    Shrink,
+    figure,
+    grouped,
+    shrink,
+    table,
+    timed,
+)
+from experiments.data.source import Dataset
+from experiments.running.sweep import Options, Sweep
+from experiments.store import ResultsError, Store
+from experiments.trial import Trial
+
+TRIAL = Trial("fcn", "relu", "digits", "LAP-backward-seq", 6, 0, 5, 5, 8, 1e-2, divisor=25)
+
+
+def row(way: str, seed: int, error: float, parameters: int) -> Row:
+    return Row(way, 0.01, seed, error, 0.5, (3, 4), parameters, 1000, 0.2, 4000, 100, 300)
+
+
+def test_rows_of_several_seeds_are_one_line() -> None:
+    rows = [row("MP", 0, 0.1, 100), row("MP", 1, 0.2, 300), row(DENSE, 0, 0.3, 100)]
+    assert [len(own) for own in grouped(rows).values()] == [2, 1]
+    text = table(rows, {("MP", 0.01): {1: 2.5}}, Shrink(Path(), batches=(1, 60)), TRIAL)
+    assert (
+        "| MP | 1.00% | 2 | 15.00 ± 7.07 | 50.0% | 200 | 5.0 | 5.0 | 0.1 | 0.3 | 2.5 |  |" in text
+    )
+    assert f"| {DENSE} (3-4) |" in text
+    drawn = figure(rows, {("MP", 0.01): {1: 2.5}}, {})
+    assert [axes.get_xscale() for axes in drawn.axes] == ["log"] * 3
+
+
+def wait(seconds: float, times: int) -> None:
+    time.sleep(seconds * times)
+
+
+def test_calls_take_turns() -> None:
+    found = timed({"a": (wait, 1e-3, 1), "b": (wait, 1e-3, 8)}, 3)
+    assert found["b"] > found["a"] >= 1e-3
+
+
+def test_a_sweep_is_shrunk_and_its_widths_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 4, 4, 1)).astype(np.float32)
+    y = (np.arange(40) % 10).astype(np.int32)
+    toy = Dataset("digits", x, y, x, y, 10)
+    monkeypatch.setattr("experiments.benchmarks.shrinking.load", lambda *_: toy)
+    folder = tmp_path / "sweep"
+    with pytest.raises(ResultsError, match="holds no pruned networks"):
+        shrink(Shrink(folder, out=tmp_path / "out"))
+    Sweep([TRIAL], toy, Store(folder), Options(width=1)).run(lambda n: None, lambda line: None)
+    command = Shrink(folder, batches=(2,), rounds=1, out=tmp_path / "out")
+    text = shrink(command)
+    assert "LAP-backward-seq |" in text
+    assert DENSE in text
+    assert (tmp_path / "out/shrink.png").stat().st_size > 10_000
+    for path in folder.glob("network-*"):
+        path.unlink()
+    with pytest.raises(ResultsError, match="trained networks are needed"):
+        shrink(command)
