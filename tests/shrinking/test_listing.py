@@ -30,7 +30,7 @@ def test_calls_are_opened_and_constants_computed() -> None:
     found = listing(inner, W, X)
     assert [step.name for step in found.steps] == ["dot_general", "sin", "add"]
     added = found.constants[found.steps[-1].ins[1]]
-    np.testing.assert_array_equal(added, [[0, 2, 4]] * 2)
+    np.testing.assert_array_equal(np.broadcast_to(added, (2, 3)), [[0, 2, 4]] * 2)
 
 
 def test_movements_are_a_step_each_and_chosen_axis_by_axis() -> None:
