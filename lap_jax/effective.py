@@ -31,6 +31,9 @@ DEGREES = 40
 """In how many steps candidates are thinned out, by less and less."""
 _ROUNDS = 4 * DEGREES  # of passes in all: the loop ends by itself before
 
+Cover = Callable[[Masks], Masks]
+"""``candidates -> masks``: of each neuron the best weight into it, and the best out of it."""
+
 Pass = Callable[[Masks, Any], Masks]
 """``(candidates, how many units are to stay by layer) -> masks``."""
 
@@ -41,6 +44,7 @@ class _State(NamedTuple):
     Attributes:
       candidates: weights that may be kept.
       best, wasted: the masks with the fewest kept weights without a path, and how many these are.
+      roomy: the last candidates of which every layer had enough with a path, and none without.
       degree: how far candidates are thinned out; 0: they are not.
       rounds: passes made.
       done: whether no further pass helps.
@@ -49,19 +53,21 @@ class _State(NamedTuple):
     candidates: Masks
     best: Masks
     wasted: jax.Array
+    roomy: Masks
     degree: jax.Array
     rounds: jax.Array
     done: jax.Array
 
 
 def effective_pass(
-    network: Network, scope: Scope, one_pass: Pass, start: Masks, kept: Any
-) -> Masks:  # fmt: skip
+    network: Network, scope: Scope, one_pass: Pass, best_of_neurons: Cover, start: Masks, kept: Any
+) -> Masks:
     """Return masks of which as many weights as can be are effective; the counts are exact.
 
     Args:
       network, scope: what to prune, and what competes.
       one_pass: prunes all layers once.
+      best_of_neurons: tells weights without which a neuron would lose its path.
       start: by layer, the weights that take part.
       kept: how many units are to stay, by prunable layer (global: one); may be traced.
     """
@@ -75,7 +81,7 @@ def effective_pass(
         masks = {name: found[name] & state.candidates[name] for name in found}
         live = _alive(network, masks)
         base = _either(traced, ends, state.candidates, masks)
-        candidates, changed = _narrowed(network, scope, base, live, kept)
+        candidates, changed, enough = _narrowed(network, scope, base, live, kept)
         wasted = _wasted(network, masks, live)
         better = ends & (wasted < state.wasted)
         stuck = ends & ~changed
@@ -84,24 +90,71 @@ def effective_pass(
             _either(traced, restart, start, candidates),
             _either(traced, better, masks, state.best),
             jnp.where(better, wasted, state.wasted),
+            _either(traced, enough, candidates, state.roomy),
             jnp.where(restart, number(1), jnp.where(ends, state.degree, state.degree + 1)),
             state.rounds + 1,
             ends & (wasted == 0) | stuck & ~restart,
         )
 
     first = _State(
-        start, start, number(np.iinfo(np.int32).max), number(0), number(0), jnp.bool_(False)
+        start, start, number(np.iinfo(np.int32).max), start, number(0), number(0), jnp.bool_(False)
     )
     found = turned(lambda state: ~state.done & (state.rounds < _ROUNDS), again, first, traced)
     if scope.group is not None or scope.unit != (1, 1):
         return found.best  # the parts of a unit have paths or not each by itself
 
     def mended() -> Masks:
-        return _mended(network, scope, one_pass, start, found.best, kept)
+        masks = _mended(network, scope, one_pass, start, found.best, kept)
+        return _if(traced, _lost(network, masks) > 0, lambda: covered(masks), lambda: masks)
 
+    def covered(masks: Masks) -> Masks:
+        other = _covered(network, scope, one_pass, best_of_neurons, found.roomy, masks, kept)
+        return _either(traced, _lost(network, other) < _lost(network, masks), other, masks)
+
+    return _if(traced, found.wasted > 0, mended, lambda: found.best)
+
+
+def _lost(network: Network, masks: Masks) -> jax.Array:
+    return _wasted(network, masks, _alive(network, masks))
+
+
+def _if(
+    traced: bool, choice: jax.Array, one: Callable[[], Masks], other: Callable[[], Masks]
+) -> Masks:
     if traced:
-        return lax.cond(found.wasted > 0, mended, lambda: found.best)
-    return mended() if int(found.wasted) else found.best
+        return lax.cond(choice, one, other)
+    return one() if bool(choice) else other()
+
+
+def _covered(
+    network: Network, scope: Scope, one_pass: Pass, best_of_neurons: Cover, candidates: Masks,
+    masks: Masks, kept: Any,
+) -> Masks:  # fmt: skip
+    """Return masks by which every neuron that candidates lead through keeps its best weights.
+
+    Args:
+      network, scope, one_pass, best_of_neurons, kept: as in `effective_pass`.
+      candidates: all of them on a path.
+      masks: of layers in which these weights are more than may stay.
+    """
+    names = [layer.name for layer in network.graph.prunable]
+    cover = best_of_neurons(candidates)
+    rest = for_each(_without, {name: (None, (candidates[name], cover[name])) for name in names})
+    held, free = (
+        jnp.stack(list(for_each(_count, {name: (None, (of[name],)) for name in names}).values()))
+        for of in (cover, rest)
+    )
+    if scope.compare == "global":
+        held, free = jnp.sum(held, keepdims=True), jnp.sum(free, keepdims=True)
+    kept = jnp.asarray(kept)
+    enough = jnp.broadcast_to((held <= kept) & (held + free >= kept), (len(names),))
+    found = one_pass(with_tied(network, candidates | rest), jnp.where(kept > held, kept - held, 0))
+    settled = for_each(_filled, {
+        name: (sharding_of(masks[name]), (masks[name], cover[name], found[name] & rest[name],
+                                          enough[place]))
+        for place, name in enumerate(names)
+    })  # fmt: skip
+    return with_tied(network, masks | settled)
 
 
 def _mended(
@@ -165,11 +218,11 @@ def _alive(network: Network, masks: Masks) -> Alive:
 
 def _narrowed(
     network: Network, scope: Scope, candidates: Masks, live: Alive, kept: Any
-) -> tuple[Masks, jax.Array]:
+) -> tuple[Masks, jax.Array, jax.Array]:
     """Return the candidates without those that have no path, where enough of them are left.
 
     Returns:
-      The candidates, and whether they are others than before.
+      The candidates, whether they are others than before, and whether there were enough of all.
     """
     reads = _reads(network, candidates, live)
     calls = {
@@ -187,7 +240,7 @@ def _narrowed(
     })  # fmt: skip
     new = candidates | {name: mask for name, (mask, _) in settled.items()}
     changed = jnp.stack([changed for _, changed in settled.values()]).any()
-    return with_tied(network, new), changed
+    return with_tied(network, new), changed, enough.all()
 
 
 def _wasted(network: Network, masks: Masks, live: Alive) -> jax.Array:
@@ -236,6 +289,10 @@ def _filled(
     enough: jax.Array,
 ) -> jax.Array:  # fmt: skip
     return as_laid_out(jnp.where(enough, own | new, mask), sharding)
+
+
+def _without(_: None, mask: jax.Array, other: jax.Array) -> jax.Array:
+    return mask & ~other
 
 
 def _count(_: None, mask: jax.Array) -> jax.Array:

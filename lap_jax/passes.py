@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lap_jax.batching import is_traced
+from lap_jax.batching import for_each, is_traced
 from lap_jax.effective import effective_pass
 from lap_jax.graph.layers import Layer
+from lap_jax.meshes import as_laid_out
 from lap_jax.methods import draws, looks
 from lap_jax.network import (
     Masks,
     Network,
+    Rule,
     flows,
     inputs_of_scores,
     layout_over,
@@ -23,6 +25,8 @@ from lap_jax.network import (
     staged,
     with_tied,
 )
+from lap_jax.scoring.kernels import as_read
+from lap_jax.scoring.liveness import best_of_neurons
 from lap_jax.scoring.propagation import Flow, Propagation, changed
 from lap_jax.selection.scopes import LayerScores, Scope, select
 
@@ -63,10 +67,39 @@ def _effectively(
     def one_pass(candidates: Masks, kept: Any) -> Masks:
         return _pass(network, scope, candidates, kept, tops, None)[0]
 
+    def best_of_neurons(candidates: Masks) -> Masks:
+        return _best_of_neurons(network, tops, candidates)
+
     masks = start or _full(network)
     for step in range(network.method.steps):
-        masks = effective_pass(network, scope, one_pass, masks, kept[step])
+        masks = effective_pass(network, scope, one_pass, best_of_neurons, masks, kept[step])
     return masks
+
+
+def _best_of_neurons(network: Network, tops: dict[str, jax.Array], candidates: Masks) -> Masks:
+    """Return, of each neuron that candidates lead through, the best weight into and out of it."""
+    known = None
+    if looks(network.method) and not network.method.lags:
+        known = propagation(
+            network, flows(network, network.graph.names, tops, candidates), candidates
+        )
+    given = inputs_of_scores(network, network.graph.prunable, known, candidates, True)
+    return for_each(_best, {
+        name: ((rule, layout_over(network, name)), (candidates[name], *operands))
+        for name, (rule, operands) in given.items()
+    })  # fmt: skip
+
+
+def _best(how: tuple[Rule, Any], mask: jax.Array, *operands: Any) -> jax.Array:
+    rule, sharding = how
+    function, own = staged(rule, *operands)
+    scores = jnp.where(mask, function(*own), -1)
+    first, *others = rule.layouts
+    found = best_of_neurons(first, scores)
+    for layout in others:
+        again = best_of_neurons(layout, as_read(first, layout, scores))
+        found |= as_read(layout, first, again)
+    return as_laid_out(mask & found, sharding)
 
 
 def _full(network: Network) -> Masks:

@@ -86,6 +86,20 @@ def effective(
     return mask & sides.input & sides.output
 
 
+def best_of_neurons(layout: Layout, scores: jax.Array) -> jax.Array:
+    """Return where the largest score into each output neuron is, and that out of each input neuron.
+
+    Args:
+      layout: of the kernel.
+      scores: of its shape; equal ones share the place.
+    """
+    grouped = scores.reshape(-1, scores.shape[-2], layout.groups, scores.shape[-1] // layout.groups)
+    out_of = grouped == grouped.max((0, 3), keepdims=True)
+    out_of &= grouped >= 0
+    into = grouped == grouped.max((0, 1), keepdims=True)
+    return (out_of | into & ~out_of.any((0, 1), keepdims=True)).reshape(scores.shape)
+
+
 def lead_through(
     layout: Layout, mask: jax.Array, channels: jax.Array, forward: bool
 ) -> jax.Array:  # fmt: skip
