@@ -17,7 +17,7 @@ import optax
 
 import lap_jax
 from experiments.benchmarks.floor import native
-from experiments.benchmarks.workloads import KEPT, Workload
+from experiments.benchmarks.workloads import KEPT, LAST, Workload
 
 Masks = list[Any]
 Call = Callable[[], Masks]
@@ -50,6 +50,13 @@ def entries(workload: Workload, peers: Peers) -> dict[str, Callable[[], Call]]:
         "LAP-backward-seq": lambda: ours(method="LAP-backward-seq"),
         "MP, global": lambda: ours(method="MP", scope="global"),
         "LAP, global": lambda: ours(scope="global"),
+        **{
+            f"{name}, last level": partial(
+                ours, LAST, method=method, effective=name.endswith("effective")
+            )
+            for method in ("MP", "LAP", "RP")
+            for name in (method, f"{method}, effective")
+        },
         "jnp.sort": lambda: _jitted(kernels, _by_sort),
         "lax.top_k": lambda: _jitted(kernels, _by_top_k),
         "numpy.partition": lambda: partial(_by_partition, kernels),
@@ -61,9 +68,9 @@ def entries(workload: Workload, peers: Peers) -> dict[str, Callable[[], Call]]:
     }
 
 
-def kept(kernel: np.ndarray) -> int:
+def kept(kernel: np.ndarray, share: float = KEPT) -> int:
     """Return how many weights of a kernel stay."""
-    return round((1 - (1 - KEPT)) * kernel.size)
+    return round((1 - (1 - share)) * kernel.size)
 
 
 OURS = ("MP", "LAP", "LAP-backward-seq", "MP, global", "LAP, global")
@@ -76,10 +83,11 @@ def miscount(name: str, workload: Workload, masks: Masks) -> int:
       ValueError: if ours keep another number, or MP others than a stable sort in NumPy.
     """
     arrays = [np.asarray(mask) for mask in masks]
-    wanted = [kept(kernel) for kernel in workload.kernels]
+    last = name.endswith("last level")
+    wanted = [kept(kernel, LAST if last else KEPT) for kernel in workload.kernels]
     total = round((1 - (1 - KEPT)) * workload.size) if "global" in name else sum(wanted)
     more = sum(int(mask.sum()) for mask in arrays) - total
-    if name in OURS and more:
+    if (name in OURS or last) and more:
         raise ValueError(f"{name} keeps {more} weights more than {total}")
     if name == "MP":
         for index, (kernel, mask) in enumerate(zip(workload.kernels, arrays, strict=True)):
@@ -89,12 +97,13 @@ def miscount(name: str, workload: Workload, masks: Masks) -> int:
     return more
 
 
-def _ours(kernels: list[np.ndarray], **settings: Any) -> Call:
+def _ours(kernels: list[np.ndarray], share: float = KEPT, **settings: Any) -> Call:
     params = {f"layer_{i:02}": {"kernel": jnp.asarray(k)} for i, k in enumerate(kernels)}
     graph = lap_jax.chain(params, list(params))
+    key = jax.random.key(0)
 
     def call() -> Masks:
-        masks = lap_jax.lookahead_masks(params, graph, 1 - KEPT, **settings)
+        masks = lap_jax.lookahead_masks(params, graph, 1 - share, key=key, **settings)
         return [layer["kernel"] for layer in masks.values()]
 
     return call

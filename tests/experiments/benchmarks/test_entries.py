@@ -11,7 +11,7 @@ from experiments.benchmarks.workloads import KEPT, Workload, squares
 
 @pytest.mark.parametrize(
     "name", ["floor", "XLA, one pass", "MP", "MP, global", "LAP, global", "jnp.sort", "lax.top_k",
-             "numpy.partition"]
+             "numpy.partition", "MP, effective, last level"]
 )  # fmt: skip
 def test_every_entry_keeps_as_many(name: str) -> None:
     workload = squares(4096)
