@@ -24,7 +24,7 @@ from lap_jax.graph.layers import Layer
 from lap_jax.meshes import as_laid_out, everywhere, sharding_of
 from lap_jax.network import Masks, Network, tied_layers, with_tied
 from lap_jax.scoring.kernels import Layout, as_read, layout_of
-from lap_jax.scoring.liveness import Alive, alive, effective, lead_through
+from lap_jax.scoring.liveness import Alive, alive, count, effective, lead_through
 from lap_jax.selection.scopes import Scope, least_left, units, whole_units
 
 DEGREES = 40
@@ -296,7 +296,7 @@ def _without(_: None, mask: jax.Array, other: jax.Array) -> jax.Array:
 
 
 def _count(_: None, mask: jax.Array) -> jax.Array:
-    return jnp.sum(mask, dtype=jnp.uint32)
+    return count(mask)
 
 
 def _effective(how: _How, mask: jax.Array, sides: Any) -> jax.Array:
@@ -310,7 +310,10 @@ def _effective(how: _How, mask: jax.Array, sides: Any) -> jax.Array:
 
 
 def _left(how: tuple[Any, ...], mask: jax.Array, sides: Any) -> jax.Array:
-    return least_left(how[0], _useful(how, mask, sides)).astype(jnp.uint32)
+    useful = _useful(how, mask, sides)
+    # Single weights of a layer are counted where it is quick.
+    alone = how[0].unit == (1, 1) and how[0].group is None
+    return count(useful) if alone else least_left(how[0], useful).astype(jnp.uint32)
 
 
 def _useful(how: tuple[Any, ...], mask: jax.Array, sides: Any) -> jax.Array:
@@ -323,8 +326,8 @@ def _dropped(
     how: tuple[Any, ...], mask: jax.Array, sides: Any, enough: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     new = as_laid_out(jnp.where(enough, _useful(how, mask, sides), mask), how[2])
-    return new, jnp.any(new != mask)
+    return new, count(new) != count(mask)
 
 
 def _count_wasted(how: _How, mask: jax.Array, sides: Any) -> jax.Array:
-    return jnp.sum(mask & ~_effective(how, mask, sides), dtype=jnp.int32)
+    return count(mask & ~_effective(how, mask, sides)).astype(jnp.int32)

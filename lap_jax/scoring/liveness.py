@@ -14,7 +14,9 @@ branch of a product is read where the others are reached. An identity branch is 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -86,6 +88,21 @@ def effective(
     return mask & sides.input & sides.output
 
 
+def count(mask: jax.Array) -> jax.Array:
+    """Return how many entries of a boolean kernel are true, as uint32."""
+    if mask.ndim < 2:
+        return jnp.sum(mask, dtype=jnp.uint32)
+    return jnp.sum(over_window(operator.add, mask.astype(jnp.uint32)), dtype=jnp.uint32)
+
+
+def over_window(combine: Callable[[Any, Any], Any], kernel: jax.Array) -> jax.Array:
+    """Return what a kernel has at each pair of neurons, ``[in / groups, out]``.
+
+    Written out position by position: XLA on CPUs reduces booleans six times slower.
+    """
+    return reduce(combine, kernel.reshape(-1, *kernel.shape[-2:]))
+
+
 def best_of_neurons(layout: Layout, scores: jax.Array) -> jax.Array:
     """Return where the largest score into each output neuron is, and that out of each input neuron.
 
@@ -112,7 +129,7 @@ def lead_through(
       forward: which way.
     """
     side: Any = along_kernel(layout, Sides(channels)).input if forward else channels
-    held = (mask & side).reshape(-1, *mask.shape[-2:]).any(0)  # [in / groups, out]
+    held = over_window(operator.or_, mask) & side  # [in / groups, out]
     if forward:
         return held.any(0)
     grouped = held.reshape(held.shape[0], layout.groups, -1)
