@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 import lap_jax
 from lap_jax import METHODS, Method, Scope, chain, lookahead_masks, summarize
+from tests import zoo
 from tests.networks import conv_net, kernels, mlp
 from tests.scoring.test_liveness import walked
 
@@ -178,3 +179,69 @@ def test_permuted_neurons_permute_the_masks() -> None:
     other = lookahead_masks(turned, NAMES, 0.9, method=method)
     chex.assert_trees_all_equal(other["Dense_0"]["kernel"], one["Dense_0"]["kernel"][:, order])
     chex.assert_trees_all_equal(other["Dense_1"]["kernel"], one["Dense_1"]["kernel"][order])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        zoo.ResNet((1,), 3, 4),
+        *(
+            pytest.param(model, marks=pytest.mark.slow)
+            for model in (
+                zoo.ConvNet((4, 6), 5, 3), zoo.ResNet((1, 2), 3, 4), zoo.DenseNet((2, 2), 2, 4),
+                zoo.MobileNetV2(((1, 3, 1, 1), (2, 4, 2, 2)), 3, 6, 4),
+            )
+        ),
+    ],
+    ids=lambda model: type(model).__name__,
+)  # fmt: skip
+def test_residual_and_convolutional_models_against_their_derivatives(model: Any) -> None:
+    """Where all is positive, the output depends on a weight if and only if it is on a path."""
+    images = jax.random.uniform(jax.random.key(0), (1, 64, 64, 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    rng = np.random.default_rng(0)
+
+    def positive(shape: tuple[int, ...]) -> Any:
+        fan_in = np.prod(shape[:-1]) if len(shape) > 1 else 1
+        return jnp.asarray(rng.uniform(1, 2, shape) / fan_in, jnp.float32)
+
+    params = jax.tree.map(lambda leaf: positive(leaf.shape), shapes["params"])
+    graph = lap_jax.trace(model, shapes, images)
+    stats = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes.get("batch_stats", {}))
+    stats = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf + float("var" in str(path[-1])), stats
+    )
+
+    @jax.jit
+    def derivatives(masks: Any) -> Any:
+        # A constant carries nothing.
+        kept = jax.tree.map(lambda leaf: leaf if leaf.ndim > 1 else 0 * leaf, params)
+        scales = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jnp.ones_like(leaf) if "scale" in str(path[-1]) else leaf, kept
+        )
+        variables = {"params": lap_jax.apply_masks(scales, masks)}
+        if stats:
+            variables["batch_stats"] = stats
+        return jax.grad(lambda v: model.apply({**variables, "params": v}, images).sum())(
+            variables["params"]
+        )
+
+    levels = {name: 0.75 for name in graph.names}
+    if isinstance(model, zoo.ConvNet):
+        levels["Dense_0"] = 0.0  # one position may see nothing but padding
+    for wanted in (False, True):
+        masks = lookahead_masks(
+            params, graph, levels, method="MP", batch_stats=stats or None,
+            effective=wanted,
+        )  # fmt: skip
+        found = derivatives(masks)
+        rows = summarize(masks, graph).rows
+        for row in rows:
+            grad, mask = found, masks
+            for folder in row.layer.split("/"):
+                grad, mask = grad[folder], mask[folder]
+            assert row.effective == int(((grad["kernel"] != 0) & mask["kernel"]).sum()), row
+        if wanted:
+            assert all(row.effective == row.kept for row in rows if levels[row.layer])
+        else:
+            assert any(row.effective != row.kept for row in rows)
