@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lap_jax.errors import PruningError
 from lap_jax.paths import leaves_by_path, map_by_path
@@ -101,23 +102,26 @@ def _over_batches(update: Update, stats: Any, batches: Iterable[Any]) -> Any:
     """Return the statistics over all batches."""
     total: dict[str, Any] = {}
     squares: dict[str, Any] = {}
-    keeps: dict[str, jax.Array] | None = None
+    takes: dict[str, np.ndarray] = {}  # of each statistic, the weight of a new one
     zeros = jax.tree.map(jnp.zeros_like, stats)
     count = 0
     for batch in batches:
         count += 1
         inputs = batch if isinstance(batch, tuple) else (batch,)
         found = leaves_by_path(update(zeros, inputs))
-        if keeps is None:
+        if not takes:
             ones = leaves_by_path(update(jax.tree.map(jnp.ones_like, stats), inputs))
-            keeps = {path: ones[path] - leaf for path, leaf in found.items()}
-            if all(bool((each > 1 - 1e-6).all()) for each in keeps.values()):
+            # A momentum is a short number, which float32 holds to seven digits, and one less it to
+            # five: rounded, the difference is exact.
+            keeps = {path: np.asarray(ones[path] - leaf, float) for path, leaf in found.items()}
+            takes = {path: 1 - each.round(6) for path, each in keeps.items()}
+            if not any(each.any() for each in takes.values()):
                 raise PruningError(
                     "the model leaves its statistics as they are: pass what makes it use those of "
                     "the batch, such as train=True or use_running_average=False"
                 )
         for path, leaf in found.items():
-            new = leaf / (1 - keeps[path])
+            new = leaf / jnp.asarray(np.where(takes[path], takes[path], 1), leaf.dtype)
             total[path] = total.get(path, 0) + new
             squares[path] = squares.get(path, 0) + new**2
     if not count:
