@@ -7,7 +7,8 @@ RUN = .venv/bin/python
 
 demo: .venv/installed
 	$(RUN) -m experiments run --dataset digits --methods MP LAP LAP-backward-seq --seeds 3 \
-		--train-steps 1000 --retrain-steps 500 --out results/demo
+		--train-steps 1000 --retrain-steps 500 --keep --out results/demo
+	$(RUN) -m experiments.benchmarks shrink --results results/demo --seeds 1 --out results/demo/small
 
 # As many processes as there are cores; a file's tests stay together.
 test: .venv/installed

@@ -24,7 +24,7 @@ from experiments.data.source import Dataset
 from experiments.files import write_atomically
 from experiments.reporting.figures import Style, styles_of
 from experiments.running.pruning import masks_of, module_of, variables_of
-from experiments.running.sweep import Sweep, load_network, network_path
+from experiments.running.sweep import Sweep, load_network, network_path, pruned_path
 from experiments.running.trials import trainer_for
 from experiments.store import Result, ResultsError, Store
 from experiments.trial import UNPRUNED, Trial
@@ -42,6 +42,8 @@ class Shrink:
     """Folder of prepared data sets."""
     batches: tuple[int, ...] = (1, 60, 1000)
     """Examples at once, of which the latency is measured."""
+    seeds: int = 0
+    """Networks of so many seeds, the first ones; 0: of all."""
     rounds: int = 21
     """Calls of each network, all in turn."""
     control: tuple[str, ...] = ("LAP-backward-seq",)
@@ -58,6 +60,7 @@ class Row:
       way, kept: the way of pruning, and the share of weights that stays.
       seed: of the network.
       error: on the test set after retraining.
+      small_error: of the small network, where the sweep kept what it retrained.
       effective: effective weights over kept ones.
       widths: neurons that are left of each hidden layer, where the network has such.
       parameters, large: numbers in the small network, and in the dense one.
@@ -70,6 +73,7 @@ class Row:
     kept: float
     seed: int
     error: float
+    small_error: float | None
     effective: float | None
     widths: tuple[int, ...]
     parameters: int
@@ -87,7 +91,10 @@ def shrink(command: Shrink) -> str:
       ResultsError: if the folder holds no finished trials, or not their trained networks.
     """
     results = [
-        result for result in Store(command.results).load() if result.trial.method != UNPRUNED
+        result
+        for result in Store(command.results).load()
+        if result.trial.method != UNPRUNED
+        and (not command.seeds or result.trial.seed < command.seeds)
     ]
     if not results:
         raise ResultsError(f"{command.results} holds no pruned networks: name a sweep's folder")
@@ -96,7 +103,7 @@ def shrink(command: Shrink) -> str:
     rows = _rows(command, results, dataset)
     rows += _controls(command, results, rows, dataset)
     latency = _latency(command, results, dataset)
-    text = table(rows, latency, command, first)
+    text = f"{table(rows, latency, command, first)}\n{sentence(rows, latency)}\n"
     write_atomically(command.out / "shrink.md", text.encode())
     for suffix in ("png", "svg"):
         content = io.BytesIO()
@@ -130,38 +137,60 @@ def _read(row: dict[str, Any]) -> Row:
 
 def _row(folder: Path, result: Result, dataset: Dataset) -> Row:
     trial = result.trial
-    variables, masks, small = _shrunk(folder, trial, dataset)
-    masked = {"params": masks}
+    variables, masks, small, retrained = _shrunk(folder, trial, dataset)
     with tempfile.TemporaryDirectory() as place:
         files = [Path(place) / name for name in ("dense", "masked", "small")]
         lap_jax.save_pruned(files[0], variables)
-        lap_jax.save_pruned(files[1], lap_jax.apply_masks(variables, masked), masked)
+        lap_jax.save_pruned(files[1], lap_jax.apply_masks(variables, masks), masks)
         lap_jax.save_pruned(files[2], small.variables)
         sizes = [file.stat().st_size for file in files]
     large, parameters = small.parameters
     work = small.work.after / max(small.work.before, 1)
     return Row(
-        trial.way, result.kept, trial.seed, result.retrained.test_error, result.effective,
+        trial.way, result.kept, trial.seed, result.retrained.test_error,
+        _error(small, dataset) if retrained else None, result.effective,
         _widths(small.variables["params"]), parameters, large, work, *sizes,
     )  # fmt: skip
 
 
-def _shrunk(folder: Path, trial: Trial, dataset: Dataset) -> tuple[Any, Any, lap_jax.Small]:
-    """Return the variables of a trial's trained network, its masks, and what is left."""
+def _shrunk(folder: Path, trial: Trial, dataset: Dataset) -> tuple[Any, Any, lap_jax.Small, bool]:
+    """Return the variables of a trial's network, its masks, what is left, and if it is retrained.
+
+    Where the sweep did not keep what it retrained, it is the trained network, pruned again.
+    """
     path = network_path(folder, trial)
+    shapes = trainer_for(trial, dataset).shapes
+    kept = pruned_path(folder, trial)
+    if kept.exists():
+        variables, masks = lap_jax.load_pruned(kept, variables_of(shapes))
+        small = _small(trial, dataset, variables, masks)
+        return variables, masks, small, True
     try:
-        network, _ = load_network(path, trainer_for(trial, dataset).shapes)
+        network, _ = load_network(path, shapes)
     except FileNotFoundError:
         raise ResultsError(
             f"{path} is not there: the sweep's trained networks are needed, which its folder keeps "
             "where it was run"
         ) from None
     masks = masks_of(trial, network, dataset)
-    small = lap_jax.shrink(
-        module_of(trial, dataset.classes), variables_of(network), masks, _examples(dataset, 60),
-        train=False,
-    )  # fmt: skip
-    return variables_of(network), masks, small
+    variables = variables_of(network)
+    return variables, masks, _small(trial, dataset, variables, masks), False
+
+
+def _small(trial: Trial, dataset: Dataset, variables: Any, masks: Any) -> lap_jax.Small:
+    module, examples = module_of(trial, dataset.classes), _examples(dataset, 60)
+    return lap_jax.shrink(module, variables, masks, examples, train=False)
+
+
+def _error(small: lap_jax.Small, dataset: Dataset) -> float:
+    """Return the share of wrong answers on the test set."""
+    call, count, wrong = jax.jit(small.apply), len(dataset.test_y), 0
+    size = math.gcd(count, 1000)
+    for start in range(0, count, size):
+        images = jnp.asarray(dataset.test_x[start : start + size], jnp.float32)
+        answers = np.asarray(call(small.variables, images)).argmax(-1)
+        wrong += int((answers != dataset.test_y[start : start + size]).sum())
+    return wrong / dataset.test_y.size
 
 
 def _examples(dataset: Dataset, count: int) -> jax.Array:
@@ -201,9 +230,11 @@ def _controls(
         shapes = jax.tree.leaves(trainer_for(trial, dataset).shapes)
         parameters = sum(math.prod(leaf.shape) for leaf in shapes)
         error, size = result.retrained.test_error, 4 * parameters
+        widths = tuple(map(int, trial.widths.split(",")))
+        share = parameters / rows[0].large
         found.append(
-            Row(DENSE, 1.0, trial.seed, error, None, tuple(map(int, trial.widths.split(","))),
-                parameters, rows[0].large, parameters / rows[0].large, size, size, size)
+            Row(DENSE, 1.0, trial.seed, error, error, None, widths, parameters, rows[0].large,
+                share, size, size, size)
         )  # fmt: skip
     return found
 
@@ -222,7 +253,7 @@ def _latency(command: Shrink, results: Sequence[Result], dataset: Dataset) -> La
     for result in results:
         if result.trial.seed != seed:
             continue
-        variables, _, small = _shrunk(command.results, result.trial, dataset)
+        variables, _, small, _ = _shrunk(command.results, result.trial, dataset)
         module = module_of(result.trial, dataset.classes)
         calls.setdefault(None, (jax.jit(module.apply), variables))
         calls[result.trial.way, result.kept] = jax.jit(small.apply), small.variables
@@ -286,13 +317,14 @@ def table(rows: Sequence[Row], latency: Latency, command: Shrink, trial: Trial) 
         f"{command.rounds} calls in turn on {jax.devices()[0].device_kind}, JAX {jax.__version__}. "
         "On disk: masks and kept weights (`save_pruned`), and the small dense arrays.",
         "",
-        "| | kept | seeds | error, % | effective | parameters | times fewer | multiply-adds, times "
-        f"fewer | masked, kB | small, kB{batches} |",
-        "|---|" + "---:|" * (9 + len(command.batches)),
+        "| | kept | seeds | error, % | of the small, % | effective | parameters | times fewer | "
+        f"multiply-adds, times fewer | masked, kB | small, kB{batches} |",
+        "|---|" + "---:|" * (10 + len(command.batches)),
     ]  # fmt: skip
     for (way, kept, widths), own in grouped(rows).items():
         errors = [100 * row.error for row in own]
         spread = f" ± {statistics.stdev(errors):.2f}" if len(own) > 1 else ""
+        small = [row.small_error for row in own if row.small_error is not None]
         effective = [row.effective for row in own if row.effective is not None]
         parameters = mean(own, lambda row: row.parameters)
         speeds = latency.get((way, kept), {})
@@ -301,6 +333,7 @@ def table(rows: Sequence[Row], latency: Latency, command: Shrink, trial: Trial) 
             f"{kept:.2%}",
             f"{len(own)}",
             f"{statistics.fmean(errors):.2f}{spread}",
+            f"{100 * statistics.fmean(small):.2f}" if small else "",
             f"{statistics.fmean(effective):.1%}" if effective else "",
             f"{parameters:,.0f}",
             f"{own[0].large / max(parameters, 1):.1f}",
@@ -311,6 +344,33 @@ def table(rows: Sequence[Row], latency: Latency, command: Shrink, trial: Trial) 
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def sentence(rows: Sequence[Row], latency: Latency) -> str:
+    """Return one sentence: the smallest network that errs little more than the best of the table.
+
+    Little is two points. Beside it stands the first way of the table at that share of weights.
+    """
+    lines = {key: own for key, own in grouped(rows).items() if key[0] != DENSE}
+    errors = {key: mean(own, lambda row: row.error) for key, own in lines.items()}
+    near = {key for key, error in errors.items() if error <= min(errors.values()) + 0.02}
+    best = min(near, key=lambda key: mean(lines[key], lambda row: row.parameters))
+    others = [key for key in lines if key[1] == best[1] and key != best]
+    told = [_told(lines[key], latency.get(key[:2], {})) for key in [best, *others[:1]]]
+    small = [row.small_error for row in lines[best] if row.small_error is not None]
+    same = f", {statistics.fmean(small):.2%} once it is shrunk" if small else ""
+    beside = f" ({others[0][0]} with as many weights: {told[1]})" if others else ""
+    return (
+        f"{best[0]} at {best[1]:.2%} of the weights errs {errors[best]:.2%}{same}, with "
+        f"{told[0]} than the dense network{beside}."
+    )
+
+
+def _told(rows: list[Row], speeds: dict[int, float]) -> str:
+    fewer = rows[0].large / max(mean(rows, lambda row: row.parameters), 1)
+    fast = {batch: f"{speed:.1f} times faster at batch {batch}" for batch, speed in speeds.items()}
+    words = [f"{fewer:.1f} times fewer parameters", *([fast[60]] if 60 in fast else [])]
+    return " and ".join(words)
 
 
 def figure(rows: Sequence[Row], latency: Latency, styles: Mapping[str, Style]) -> Figure:

@@ -95,6 +95,8 @@ class Run:
     """Examples of each split to evaluate on, the first ones; 0: all."""
     width: int = 0
     """Networks to train at once; 0: as many as the devices hold."""
+    keep: bool = False
+    """Keep the retrained networks too, their masks and kept weights."""
     checkpoint_seconds: float = 60.0
     """Time between two checkpoints of the networks that are in training."""
     out: Path = Path("results/run")

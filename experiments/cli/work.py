@@ -45,7 +45,7 @@ def work(commands: Sequence[Run], folder: Path) -> None:
         check(trials, datasets[each])
     store = Store(folder)
     write_plan(folder, wanted)
-    options = Options(first.width, first.checkpoint_seconds)
+    options = Options(first.width, first.checkpoint_seconds, keep=getattr(first, "keep", False))
     sweeps = [Sweep(trials, datasets[each], store, options) for each, trials in groups.items()]
     of = {f"{trial.model} ({trial.activation})": None for trial in wanted}
     left = sum(sweep.trials_left for sweep in sweeps)

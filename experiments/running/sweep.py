@@ -26,9 +26,18 @@ from experiments.data.source import Dataset
 from experiments.files import set_aside
 from experiments.running import checkpoints, costs
 from experiments.running.keys import key_of, retraining_key
-from experiments.running.pruning import counts, graph_of, kept_masks, masks_of, module_of
+from experiments.running.pruning import (
+    counts,
+    graph_of,
+    kept_masks,
+    masks_of,
+    module_of,
+    variables_of,
+)
 from experiments.running.training import Network, Trainer, Training
 from experiments.running.trials import (
+    applying,
+    as_network,
     is_shrunk,
     network_of,
     program_of,
@@ -74,11 +83,13 @@ class Options:
       width: networks to train together; 0: as many as the devices hold.
       checkpoint_seconds: time between two checkpoints of a unit.
       devices: to use; all by default.
+      keep: keep retrained networks, their masks and kept weights.
     """
 
     width: int = 0
     checkpoint_seconds: float = 60.0
     devices: tuple[Any, ...] | None = None
+    keep: bool = False
 
 
 def units_of(
@@ -213,11 +224,11 @@ class Sweep:
             masks_of(trial, network, self._dataset)
             for trial, network in zip(unit.trials, starts, strict=True)
         ]
-        whole = _stacked(masks)
+        whole, small = _stacked(masks), None
         if is_shrunk(first):
-            trainer, starts[0], masks[0] = shrunk(
-                first, self._dataset, trainer, starts[0], masks[0]
-            )
+            small = shrunk(first, self._dataset, starts[0], masks[0])
+            trainer = applying(trainer, small)
+            starts, masks = [as_network(small.variables)], [small.slice(masks[0])]
         training = trainer.start(_stacked(starts), _stacked(masks))
         keys = _stacked(list(map(retraining_key, unit.trials)))
         training, evaluations, seconds = self._advance(
@@ -226,7 +237,8 @@ class Sweep:
         graph = graph_of(as_declared(first), self._dataset)
         module = module_of(first, self._dataset.classes)
         positions = costs.positions(module, self._dataset.train_x.shape[1:], graph)
-        left = jax.device_get(whole if is_shrunk(first) else kept_masks(training))
+        left = jax.device_get(whole if small else kept_masks(training))
+        host = jax.device_get(training.network)
         results = []
         for lane, (trial, (_, trained)) in enumerate(zip(unit.trials, loaded, strict=True)):
             own = jax.tree.map(lambda leaf: leaf[lane], left)  # noqa: B023
@@ -242,6 +254,14 @@ class Sweep:
                 seconds=seconds / len(unit.trials),
             )
             results.append(result)
+            if self._options.keep:
+                network, own = jax.tree.map(lambda leaf: leaf[lane], (host, left))  # noqa: B023
+                variables = variables_of(network)
+                variables = small.grow(variables) if small else variables
+                lap_jax.save_pruned(
+                    pruned_path(self._store.folder, trial),
+                    lap_jax.apply_masks(variables, own), own,
+                )  # fmt: skip
         self._store.add(results)
         for result in results:
             say(
@@ -360,6 +380,11 @@ def _save(network: Network, errors: Evaluation, path: Path) -> None:
 def network_path(folder: Path, trial: Trial) -> Path:
     """Return where a folder keeps the trained network of a trial."""
     return folder / f"network-{network_of(trial).name}.safetensors"
+
+
+def pruned_path(folder: Path, trial: Trial) -> Path:
+    """Return where a folder keeps the retrained network of a trial, if it does."""
+    return folder / f"pruned-{trial.name}.safetensors"
 
 
 def load_network(path: Path, shapes: Network) -> tuple[Network, Evaluation]:

@@ -52,7 +52,7 @@ def trainer_for(trial: Trial, dataset: Dataset, devices: list[Any] | None = None
 
     def init(key: jax.Array) -> Network:
         variables = module.init(key, example, train=False)
-        return Network(variables["params"], variables.get("batch_stats", {}))
+        return as_network(variables)
 
     augment = None
     if MODELS[trial.model].augment and trial.augment:
@@ -71,16 +71,22 @@ def trainer_for(trial: Trial, dataset: Dataset, devices: list[Any] | None = None
     )
 
 
-def shrunk(
-    trial: Trial, dataset: Dataset, trainer: Trainer, network: Network, masks: Any
-) -> tuple[Trainer, Network, Any]:
-    """Return a pruned network without what training cannot bring to life, its masks and trainer."""
+def shrunk(trial: Trial, dataset: Dataset, network: Network, masks: Any) -> lap_jax.Small:
+    """Return a pruned network without what training cannot bring to life."""
     module = module_of(trial, dataset.classes)
     example = jnp.asarray(dataset.train_x[:1], jnp.int32 if dataset.is_text else jnp.float32)
-    small = lap_jax.shrink(module, variables_of(network), masks, example, fold=False, train=False)
-    variables = small.variables
-    left = Network(variables["params"], variables.get("batch_stats", {}))
-    return trainer.applying(_apply_of(small.apply)), left, small.slice(masks)
+    variables = variables_of(network)
+    return lap_jax.shrink(module, variables, masks, example, fold=False, train=False)
+
+
+def applying(trainer: Trainer, small: lap_jax.Small) -> Trainer:
+    """Return a trainer of what is left of a network."""
+    return trainer.applying(_apply_of(small.apply))
+
+
+def as_network(variables: Any) -> Network:
+    """Return what a module takes as a network."""
+    return Network(variables["params"], variables.get("batch_stats", {}))
 
 
 def start_of(trial: Trial, trained: Network, trainer: Trainer) -> Network:

@@ -12,6 +12,7 @@ from experiments.benchmarks.shrinking import (
     Shrink,
     figure,
     grouped,
+    sentence,
     shrink,
     table,
     timed,
@@ -25,7 +26,7 @@ TRIAL = Trial("fcn", "relu", "digits", "LAP-backward-seq", 6, 0, 5, 5, 8, 1e-2, 
 
 
 def row(way: str, seed: int, error: float, parameters: int) -> Row:
-    return Row(way, 0.01, seed, error, 0.5, (3, 4), parameters, 1000, 0.2, 4000, 100, 300)
+    return Row(way, 0.01, seed, error, error, 0.5, (3, 4), parameters, 1000, 0.2, 4000, 100, 300)
 
 
 def test_rows_of_several_seeds_are_one_line() -> None:
@@ -33,9 +34,16 @@ def test_rows_of_several_seeds_are_one_line() -> None:
     assert [len(own) for own in grouped(rows).values()] == [2, 1]
     text = table(rows, {("MP", 0.01): {1: 2.5}}, Shrink(Path(), batches=(1, 60)), TRIAL)
     assert (
-        "| MP | 1.00% | 2 | 15.00 ± 7.07 | 50.0% | 200 | 5.0 | 5.0 | 0.1 | 0.3 | 2.5 |  |" in text
+        "| MP | 1.00% | 2 | 15.00 ± 7.07 | 15.00 | 50.0% | 200 | 5.0 | 5.0 | 0.1 | 0.3 | 2.5 |  |"
+        in text
     )
     assert f"| {DENSE} (3-4) |" in text
+    rows.append(row("LAP", 0, 0.16, 50))
+    assert sentence(rows, {("LAP", 0.01): {60: 3.0}}) == (
+        "LAP at 1.00% of the weights errs 16.00%, 16.00% once it is shrunk, with 20.0 times fewer "
+        "parameters and 3.0 times faster at batch 60 than the dense network (MP with as many "
+        "weights: 5.0 times fewer parameters)."
+    )
     drawn = figure(rows, {("MP", 0.01): {1: 2.5}}, {})
     assert [axes.get_xscale() for axes in drawn.axes] == ["log"] * 3
 
@@ -59,13 +67,17 @@ def test_a_sweep_is_shrunk_and_its_widths_trained(
     folder = tmp_path / "sweep"
     with pytest.raises(ResultsError, match="holds no pruned networks"):
         shrink(Shrink(folder, out=tmp_path / "out"))
-    Sweep([TRIAL], toy, Store(folder), Options(width=1)).run(lambda n: None, lambda line: None)
+    Sweep([TRIAL], toy, Store(folder), Options(width=1, keep=True)).run(
+        lambda n: None, lambda line: None
+    )
     command = Shrink(folder, batches=(2,), rounds=1, out=tmp_path / "out")
     text = shrink(command)
     assert "LAP-backward-seq |" in text
     assert DENSE in text
     assert (tmp_path / "out/shrink.png").stat().st_size > 10_000
-    for path in folder.glob("network-*"):
+    assert f"| {100 * Store(folder).load()[0].retrained.test_error:.2f} |" in text  # the same error
+    for path in [*folder.glob("network-*"), *folder.glob("pruned-*")]:
         path.unlink()
+    (tmp_path / "out/shrink.json").unlink()
     with pytest.raises(ResultsError, match="trained networks are needed"):
         shrink(command)
