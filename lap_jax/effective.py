@@ -10,6 +10,7 @@ are.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -60,8 +61,9 @@ class _State(NamedTuple):
 
 
 def effective_pass(
-    network: Network, scope: Scope, one_pass: Pass, best_of_neurons: Cover, start: Masks, kept: Any
-) -> Masks:
+    network: Network, scope: Scope, one_pass: Pass, best_of_neurons: Cover, start: Masks, kept: Any,
+    warns: bool = False,
+) -> Masks:  # fmt: skip
     """Return masks of which as many weights as can be are effective; the counts are exact.
 
     Args:
@@ -70,6 +72,7 @@ def effective_pass(
       best_of_neurons: tells weights without which a neuron would lose its path.
       start: by layer, the weights that take part.
       kept: how many units are to stay, by prunable layer (global: one); may be traced.
+      warns: warn of weights without a path, where values can be seen.
     """
     traced = is_traced((network.kernels, kept, start))
     table = _by_degrees(network, scope, kept)
@@ -111,7 +114,20 @@ def effective_pass(
         other = _covered(network, scope, one_pass, best_of_neurons, found.roomy, masks, kept)
         return _either(traced, _lost(network, other) < _lost(network, masks), other, masks)
 
-    return _if(traced, found.wasted > 0, mended, lambda: found.best)
+    masks = _if(traced, found.wasted > 0, mended, lambda: found.best)
+    if warns and not traced and found.wasted > 0:
+        _warn(int(_lost(network, masks)))
+    return masks
+
+
+def _warn(lost: int) -> None:
+    if lost:
+        warnings.warn(
+            f"{lost:,} of the kept weights lie on no path from input to output: with so many in "
+            "each layer no form was found in which all do; summarize(masks, graph) says in which "
+            "layers",
+            stacklevel=2,
+        )
 
 
 def _lost(network: Network, masks: Masks) -> jax.Array:

@@ -72,7 +72,10 @@ def _effectively(
 
     masks = start or _full(network)
     for step in range(network.method.steps):
-        masks = effective_pass(network, scope, one_pass, best_of_neurons, masks, kept[step])
+        last = step == network.method.steps - 1
+        masks = effective_pass(
+            network, scope, one_pass, best_of_neurons, masks, kept[step], warns=last
+        )
     return masks
 
 
