@@ -267,6 +267,25 @@ class Junction:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """What goes with the channels of a layer or junction, without leading to it.
+
+    A bias, which is removed with its neuron; or the queries and keys of a head, whose weights are
+    of no use without the values that they multiply.
+
+    Attributes:
+      source: path of the leaf that is added, or name of the product of queries and keys.
+      target: name of the layer or junction.
+      pairs: ``[n, 2]``: entry of the (raveled) leaf, or channel of the product, and channel that
+        the target gives.
+    """
+
+    source: str
+    target: str
+    pairs: Index
+
+
+@dataclass(frozen=True)
 class Barrier:
     """Where lookahead stops, with a factor of one in place of a neighbour.
 

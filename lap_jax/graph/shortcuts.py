@@ -22,7 +22,8 @@ def main_path(graph: G) -> G:
     """
     drop = set(_shortcuts(graph))
     edges = [edge for edge in graph.edges if edge not in drop]
-    return fold_norms(_contracted(_without_dead(graph, replace(graph, edges=tuple(edges)))))
+    cut = replace(graph, edges=tuple(edges), partial=graph.partial or bool(drop))
+    return fold_norms(_contracted(_without_dead(graph, cut)))
 
 
 def identity_shortcuts(graph: G) -> G:
@@ -37,7 +38,7 @@ def identity_shortcuts(graph: G) -> G:
         edges[Edge(IDENTITY, edge.target)] = None
         if edge.source != IDENTITY:
             edges[Edge(edge.source, IDENTITY)] = None
-    return replace(graph, edges=tuple(edges))
+    return replace(graph, edges=tuple(edges), partial=graph.partial or bool(drop))
 
 
 def direct(graph: G) -> G:
@@ -110,6 +111,9 @@ def fold_norms(graph: G) -> G:
             if edge.target not in replaced
         ),
         returned=frozenset(replaced.get(name, name) for name in graph.returned),
+        shared=tuple(
+            replace(each, target=replaced.get(each.target, each.target)) for each in graph.shared
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from lap_jax.graph.layers import (
     Edge,
     Junction,
     Layer,
+    Shared,
     Unread,
     matching,
     nearest,
@@ -34,6 +35,10 @@ class Structure:
         counts as returned, too.
       unread: leaves of two axes or more that are no layers, each with the reason.
       notes: where norms of a kernel are not those of what the model computes with.
+      shared: what else goes with channels: biases, and queries and keys with values.
+      loose: leaves that are added to channels, or put in their place, in a way that does not tell
+        which entry goes where: paths and source lines.
+      partial: whether edges were taken out, so that it does not tell all that goes together.
     """
 
     layers: tuple[Layer, ...]
@@ -44,6 +49,9 @@ class Structure:
     returned: frozenset[str] = frozenset()
     unread: tuple[Unread, ...] = field(default=(), compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    shared: tuple[Shared, ...] = ()
+    loose: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    partial: bool = field(default=False, compare=False)
 
     def __getitem__(self, name: str) -> Layer:
         for layer in self.layers:
@@ -134,7 +142,7 @@ class Structure:
         if len(edges) == len(self.edges):
             self._check_ends(source, target)
             raise PruningError(f"no edge leads from {source!r} to {target!r}: nothing to cut")
-        return replace(self, edges=edges)
+        return replace(self, edges=edges, partial=True)
 
     def connect(self, *edges: Edge) -> Self:
         """Return the graph with more edges.

@@ -16,6 +16,7 @@ from lap_jax.tracing.builder import GraphBuilder
 from lap_jax.tracing.channels import NONE
 from lap_jax.tracing.interpreter import out_shape, out_shapes
 from lap_jax.tracing.parameters import LINEAR, inverse, raised, rms
+from lap_jax.tracing.sharing import both_heads, weighed
 from lap_jax.tracing.values import (
     Break,
     FromParams,
@@ -62,7 +63,8 @@ def added(builder: GraphBuilder, eqn: JaxprEqn, a: Traced, b: Traced, sign: floa
     one_is_all = len(sources) in (len(a.sources), len(b.sources))
     if one_is_all and not (unit and sources and a.unit != b.unit):
         gain = a.gain if not b.gain else b.gain if not a.gain else ()
-        return Traced(a.shape, tuple(sources), () if sources else gain, unit, breaks)
+        heads = () if sources else both_heads(a.heads, b.heads)
+        return Traced(a.shape, tuple(sources), () if sources else gain, unit, breaks, heads)
     merged = Traced(a.shape, tuple(sources), (), unit, breaks)
     return collapsed(builder, merged, eqn) if unit or _overlap(merged) else merged
 
@@ -161,10 +163,12 @@ def product(builder: GraphBuilder, eqn: JaxprEqn, a: Traced, b: Traced) -> Trace
     """Multiply two activations of one shape: a gate, or a normaliser."""
     breaks, unit = _absorbed(builder, a, b), a.unit or b.unit
     if not a.sources and not b.sources:
-        return Traced(a.shape, (), a.gain + b.gain, unit, breaks)
+        heads = both_heads(a.heads, b.heads)
+        return Traced(a.shape, (), a.gain + b.gain, unit, breaks, heads)
     if not a.sources or not b.sources:
         value, other = (a, b) if a.sources else (b, a)
         value = value._replace(sources=value.bent().sources, breaks=breaks)
+        weighed(builder, other.heads, value.sources)
         return _scaled_by(builder, value, other.gain, eqn) if other.gain else value
     for one, other in ((a, b), (b, a)):
         if all(any(old.carries_the_same(new) for old in one.sources) for new in other.sources):

@@ -12,7 +12,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Factor, Index, Junction, Layer, Unread
+from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Factor, Index, Junction, Layer, Shared, Unread
 from lap_jax.graph.shortcuts import fold_norms
 from lap_jax.tables import source_line
 from lap_jax.tracing.channels import NONE
@@ -80,6 +80,9 @@ class GraphBuilder:
       calls: source lines of the calls that are being read, outermost first.
       sums: equations that add up channels and are followed.
       more_sums: others of which no more than the sum goes on to a layer.
+      shared: ``{(leaf or product, layer or junction): [pairs]}``: entries that are added to
+        channels, and channels of queries and keys by what their weights multiply.
+      loose: source lines where leaves are added to channels that no layer gives, by path.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -98,6 +101,8 @@ class GraphBuilder:
     calls: list[str] = field(default_factory=list)
     sums: frozenset[Hashable] = frozenset()
     more_sums: set[Hashable] = field(default_factory=set)
+    shared: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=dict)
+    loose: dict[str, str] = field(default_factory=dict)
 
     def where(self, eqn: JaxprEqn) -> str:
         """Return the source line of an equation, or of the call that it is part of."""
@@ -214,6 +219,15 @@ class GraphBuilder:
         """Record that a kernel is its leaf's entries times what no factor tells."""
         self.scaled_by_more.setdefault(layer, line)
 
+    def share(self, ends: tuple[str, str], pairs: np.ndarray) -> None:
+        """Record that entries of a leaf, or channels of a product, go with channels: ``[n, 2]``."""
+        self.shared.setdefault(ends, []).append(pairs.astype(np.int32))
+
+    def loosen(self, leaves: Iterable[str], line: str) -> None:
+        """Record that leaves reach channels in a way that does not tell which entry goes where."""
+        for path in leaves:
+            self.loose.setdefault(path, line)
+
     def unseen(self) -> None:
         """Record that what the layer read last takes is not what goes into the equation."""
         self.readings[-1] = self.readings[-1]._replace(rows=None)
@@ -254,6 +268,7 @@ class GraphBuilder:
             Graph(
                 tuple(self.layers.values()), tuple(edges), junctions, barriers,
                 returned=frozenset(self.returned - {IDENTITY}), unread=self._unread(),
+                shared=self._shared(), loose=tuple(self.loose.items()),
                 notes=tuple(
                     f"{layer}: a kernel scaled by what is no factor, such as its own norm, at "
                     f"{source_line(line)}: its norms are those of the parameter alone"
@@ -272,6 +287,15 @@ class GraphBuilder:
             for path, shape in self.shapes.items()
             if path not in held and (path in self.kernels or path in self.left)
         )
+
+    def _shared(self) -> tuple[Shared, ...]:
+        found = []
+        for (source, target), parts in self.shared.items():
+            pairs = _by_input(np.concatenate(parts))
+            if source in self.shapes:
+                pairs = _of_columns(pairs, self.shapes[source])
+            found.append(Shared(source, target, Index(pairs)))
+        return tuple(found)
 
     def _edge(
         self, source: str, target: str, pairs: np.ndarray, scale: float, indices: dict[Index, Index]
@@ -311,6 +335,22 @@ def _by_input(pairs: np.ndarray) -> np.ndarray:
     keys = np.sort(pairs[:, 1].astype(np.int64) << 32 | pairs[:, 0], kind="stable")
     keys = keys[np.diff(keys, prepend=-1) > 0]
     return np.stack([keys & 0xFFFFFFFF, keys >> 32], 1).astype(np.int32)
+
+
+def _of_columns(pairs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return pairs of entries and channels for all rows of a leaf whose columns are channels.
+
+    Of a table of positions a short input shows the first rows alone.
+    """
+    width = shape[-1] if shape else 1
+    columns = np.unique(np.stack([pairs[:, 0] % width, pairs[:, 1]], 1), axis=0)
+    seen = np.unique(pairs[:, 0] // width)
+    count = math.prod(shape) // max(width, 1)
+    if len(seen) == count or len(columns) * len(seen) != len(pairs):
+        return pairs
+    rows = np.arange(count)[:, None] * width
+    entries = (rows + columns[:, 0]).ravel()
+    return np.stack([entries, np.tile(columns[:, 1], count)], 1).astype(np.int32)
 
 
 def _without_lone_scales(edges: Sequence[Edge]) -> list[Edge]:

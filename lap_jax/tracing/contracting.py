@@ -28,6 +28,7 @@ from lap_jax.tracing.movements import (
     without,
 )
 from lap_jax.tracing.moving import MOVEMENTS
+from lap_jax.tracing.sharing import one_head, weighed
 from lap_jax.tracing.values import (
     Break,
     Entries,
@@ -128,7 +129,7 @@ def _meet(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> Trac
         name, ids = _pair(builder, eqn, sides)
         if _weighs_positions(sides):
             builder.connect_identity(name, IDENTITY)
-            return Traced(shape, breaks=breaks)
+            return Traced(shape, breaks=breaks, heads=(one_head(builder, name, ids, len(shape)),))
         return Traced(shape, (_summed(builder, eqn, name, ids, len(shape)),), breaks=breaks)
     kept = []
     for value, side, lost in zip(traced(values), sides, mixes, strict=True):
@@ -140,6 +141,13 @@ def _meet(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> Trac
             else:
                 ids = move(CHANNELS, source.ids, side.passed_on(shape))
                 kept.append(Traced(shape, (source._replace(ids=ids, linear=False),)))
+    heads = [
+        head._replace(ids=move(CHANNELS, head.ids, side.passed_on(shape)))
+        for value, side in zip(traced(values), sides, strict=True)
+        for head in value.heads
+        if channels.constant(head.ids, side.gone)
+    ]
+    weighed(builder, heads, [source for value in kept for source in value.sources])
     if not kept:
         return Traced(shape, unit=any(value.unit for value in traced(values)), breaks=breaks)
     found = kept[0] if len(kept) == 1 else product(builder, eqn, *kept)

@@ -17,9 +17,10 @@ from lap_jax.tracing.contracting import CONTRACTING
 from lap_jax.tracing.interpreter import Interpreter, Run, out_shapes
 from lap_jax.tracing.looping import branch, loop
 from lap_jax.tracing.making import MAKING, entrywise
-from lap_jax.tracing.moving import MOVEMENTS, MOVEMENTS_OF_PARAMETERS
+from lap_jax.tracing.moving import MOVEMENTS, MOVEMENTS_OF_PARAMETERS, SCATTERING
 from lap_jax.tracing.parameters import OF_PARAMETERS, ParameterRule, constants
 from lap_jax.tracing.reducing import REDUCING
+from lap_jax.tracing.sharing import beside, shifted
 from lap_jax.tracing.values import FromParams, Traced, Value, opaque, traced
 
 RULES: dict[str, Rule] = {**ARITHMETIC, **MOVEMENTS, **REDUCING, **CONTRACTING}
@@ -88,6 +89,11 @@ def _leave(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> Non
     for value in values:
         if not isinstance(value, FromParams) or not value.leaves:
             continue
+        if name in ("add", "sub", "add_any"):
+            for other in traced(values):
+                shifted(builder, other, value, line)
+        elif name in _BESIDE or name in ELEMENTWISE or name in SCATTERING:
+            beside(builder, values, line)
         if name in ("mul", "div"):
             builder.leave(value.leaves, "it multiplies channels", line, _is_matrix(value))
         elif name in _BESIDE:

@@ -73,7 +73,12 @@ def _put_together(
         scale = source.scale * math.sqrt(count) if sums else source.scale
         ids = move(CHANNELS, source.ids, movement)
         sources.append(source._replace(ids=ids, scale=scale, linear=source.linear and sums))
-    return Traced(out_shape(eqn), tuple(sources), (), value.unit, frozenset(breaks))
+    heads = tuple(
+        head._replace(ids=move(CHANNELS, head.ids, movement))
+        for head in value.heads
+        if channels.constant(head.ids, axes)
+    )
+    return Traced(out_shape(eqn), tuple(sources), (), value.unit, frozenset(breaks), heads)
 
 
 def _along(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:

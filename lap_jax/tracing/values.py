@@ -182,6 +182,8 @@ class Traced(NamedTuple):
       gain: powers of parameters that multiply a value without sources.
       unit: whether it brings something that has no layer, such as the network's input.
       breaks: what it depends on, but not channel by channel.
+      heads: of weights of positions, the products of queries and keys that they come from, and
+        which channel of these stands for the head.
     """
 
     shape: tuple[int, ...]
@@ -189,6 +191,7 @@ class Traced(NamedTuple):
     gain: tuple[Power, ...] = ()
     unit: bool = False
     breaks: frozenset[Break] = frozenset()
+    heads: tuple[Source, ...] = ()
 
     def is_constant(self, axes: Sequence[int]) -> bool:
         """Return whether nothing that is known of it changes along axes."""
@@ -234,6 +237,9 @@ def moved(value: Value, movement: Movement, shape: Sequence[int]) -> Value:
             shape=shape,
             sources=tuple(source for source in sources if channels.holds_any(source.ids)),
             gain=_moved_powers(value.gain, movement),
+            heads=tuple(
+                head._replace(ids=move(CHANNELS, head.ids, movement)) for head in value.heads
+            ),
         )
     if value.powers is None:
         how = _moved_made(value, movement)

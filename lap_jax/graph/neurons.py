@@ -1,0 +1,465 @@
+"""Which channels of which layers are one neuron, and go or stay together.
+
+A channel that leads to an input is the same neuron, and so are channels that meet in a sum or a
+gate, inputs and outputs of a depthwise convolution, and all of a head: connected components of
+outputs, inputs and junctions' channels. Neurons that lie between the same layers make a group,
+within which they compete.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from lap_jax.errors import PruningError
+from lap_jax.graph.layers import IDENTITY, Edge, Index, Junction, Layer
+from lap_jax.graph.structure import Structure
+from lap_jax.tables import source_line, text_table
+
+Side = tuple[str, str]
+"""A layer or junction, and "in" or "out"."""
+
+
+@dataclass(frozen=True)
+class NeuronGroup:
+    """Neurons that compete: hidden neurons, channels, heads, or those of a residual stream.
+
+    Attributes:
+      name: of the first layer that writes them.
+      kind: "neuron"; "head", with its queries, keys and values, of grouped queries all that share
+        keys; "stream", where layers write to a sum.
+      width: how many neurons.
+      start: number of the first, counted over all groups.
+      writes, reads: names of the layers whose outputs they are, and whose inputs.
+      channels: how many outputs of the first layer each of them is.
+      fixed: why they cannot be removed; empty if they can.
+    """
+
+    name: str
+    kind: str
+    width: int
+    start: int
+    writes: tuple[str, ...]
+    reads: tuple[str, ...]
+    channels: int = 1
+    fixed: str = ""
+
+    @property
+    def family(self) -> tuple[str, str, int, int]:
+        """What groups of a stack of equal layers have in common."""
+        return re.sub(r"\d+", "*", self.name), self.kind, self.width, self.channels
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """The neurons of a network. ``print(neurons)`` shows a table of the groups.
+
+    Attributes:
+      groups: in the order of the layers.
+      sides: by layer and side, which neuron each channel is, counted over all groups; -1: none.
+      vectors: by path of a leaf, rows of an entry and a neuron that it belongs to, ``[n, 2]``.
+    """
+
+    groups: tuple[NeuronGroup, ...]
+    sides: dict[Side, Index]
+    vectors: dict[str, Index]
+
+    @property
+    def count(self) -> int:
+        """How many neurons there are in all groups."""
+        return sum(group.width for group in self.groups)
+
+    @property
+    def free(self) -> tuple[NeuronGroup, ...]:
+        """The groups whose neurons can be removed."""
+        return tuple(group for group in self.groups if not group.fixed)
+
+    def __str__(self) -> str:
+        return self.table({})
+
+    def table(self, kept: dict[str, int]) -> str:
+        """Return the table; ``kept``: how many neurons of which groups are to stay."""
+        header = ["group", "kind", "neurons", "written by", "read by", "stays because"]
+        if kept:
+            header.insert(3, "kept")
+        rows = []
+        for group in self.groups:
+            each = f" x {group.channels}" if group.channels > 1 else ""
+            row = [group.name, group.kind, f"{group.width}{each}", ", ".join(group.writes),
+                   ", ".join(group.reads) or "-", group.fixed or "-"]  # fmt: skip
+            if kept:
+                row.insert(3, str(kept.get(group.name, group.width)))
+            rows.append(row)
+        return text_table(header, rows, right=(2, 3) if kept else (2,))
+
+
+def neurons_of(graph: Structure) -> Neurons:
+    """Return the neurons of a network.
+
+    Raises:
+      PruningError: for a graph without some of its edges, which does not tell what goes together.
+    """
+    if graph.partial:
+        raise PruningError(
+            "edges of the graph were left out (main_path, identity_shortcuts or cut), so that it "
+            "does not tell which neurons go together: use the graph that trace returned"
+        )
+    places = _Places(graph)
+    roots = _components(places.count, np.concatenate(list(_together(graph, places))))
+    roots = _as_rectangles(graph, places, roots)
+    return _grouped(graph, places, roots)
+
+
+class _Places:
+    """Numbers of all channels: outputs of layers first, then of junctions, then inputs of layers.
+
+    Attributes:
+      starts, sizes: by side; inputs and outputs of a junction are the same.
+      count: how many there are.
+    """
+
+    def __init__(self, graph: Structure) -> None:
+        self.starts: dict[Side, int] = {}
+        self.sizes: dict[Side, int] = {}
+        self.count = 0
+        for part in (*graph.layers, *graph.junctions):
+            self._add((part.name, "out"), part.out_size)
+        for layer in graph.layers:
+            self._add((layer.name, "in"), layer.in_size)
+        for junction in graph.junctions:
+            self.starts[junction.name, "in"] = self.starts[junction.name, "out"]
+            self.sizes[junction.name, "in"] = junction.size
+
+    def _add(self, side: Side, size: int) -> None:
+        self.starts[side], self.sizes[side] = self.count, size
+        self.count += size
+
+    def of(self, side: Side) -> np.ndarray:
+        """Return the numbers of a side's channels."""
+        return np.arange(self.starts[side], self.starts[side] + self.sizes[side])
+
+
+def _together(graph: Structure, places: _Places) -> Iterator[np.ndarray]:
+    """Give pairs of channels that are one neuron, ``[n, 2]``."""
+    yield np.zeros((0, 2), np.int64)
+    for edge in graph.edges:
+        if IDENTITY not in (edge.source, edge.target):
+            yield _ends(graph, places, edge)
+    for each in graph.shared:
+        if each.source in graph.parts and each.target in graph.parts:
+            starts = places.starts[each.source, "out"], places.starts[each.target, "out"]
+            yield each.pairs.values + np.array(starts)
+    for layer in graph.layers:
+        if layer.groups > 1:
+            yield _of_groups(layer, places)
+        if layer.tied_to:
+            yield from _tied(graph[layer.tied_to], layer, places)
+
+
+def _ends(graph: Structure, places: _Places, edge: Edge) -> np.ndarray:
+    source, target = graph.parts[edge.source], graph.parts[edge.target]
+    starts = places.starts[edge.source, "out"], places.starts[edge.target, "in"]
+    return edge.pairs_of(source.out_size, target.in_size) + np.array(starts)
+
+
+def _of_groups(layer: Layer, places: _Places) -> np.ndarray:
+    """Return what goes together in a kernel of groups.
+
+    Of a convolution all of a group; of kernels side by side, as of experts, the same channel of
+    each, for the leaf is to stay a block.
+    """
+    into = places.of((layer.name, "in")).reshape(layer.groups, -1)
+    out = places.of((layer.name, "out")).reshape(layer.groups, -1)
+    if layer.is_conv:
+        both = np.concatenate([into, out], 1)
+        return _pairs(np.broadcast_to(both[:, :1], both.shape), both)
+    columns = [_pairs(np.broadcast_to(side[:1], side.shape), side) for side in (into, out)]
+    return np.concatenate(columns)
+
+
+def _pairs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.stack([one.ravel(), other.ravel()], 1)
+
+
+def _tied(first: Layer, again: Layer, places: _Places) -> Iterator[np.ndarray]:
+    """Give rows and columns of weights that are read in two ways, where they are the same ones."""
+    for side, own in _strides(again).items():
+        for other, steps in _strides(first).items():
+            if steps == own and own:
+                yield _pairs(places.of((first.name, other)), places.of((again.name, side)))
+
+
+def _strides(layer: Layer) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Return how inputs and outputs step through the leaf: ``(size, stride)`` of its axes."""
+    axes = _axes(layer)
+    steps = np.cumprod([1, *layer.split[:0:-1]])[::-1] if layer.split else None
+    found: dict[str, tuple[tuple[int, int], ...]] = {}
+    if layer.groups > 1:
+        return {"in": (), "out": ()}
+    for side, own in axes.items():
+        if steps is None:
+            inner = layer.shape[-1] if side == "in" else 1
+            found[side] = ((own[0][1], inner),)
+            continue
+        merged: list[tuple[int, int]] = []
+        for axis, size in own:
+            step = int(steps[axis])
+            if merged and merged[-1][1] == size * step:
+                merged[-1] = (merged[-1][0] * size, step)
+            else:
+                merged.append((size, step))
+        found[side] = tuple(merged)
+    return found
+
+
+def _axes(layer: Layer) -> dict[str, list[tuple[int, int]]]:
+    """Return, of inputs and outputs, the axes of the leaf that they are: ``(axis, size)``."""
+    *window, into, out = layer.shape
+    if not layer.split:
+        return {"in": [(len(window), into)], "out": [(len(window) + 1, out)]}
+    order, found = list(layer.order), []
+    for size in (math.prod(window), into, out):
+        own: list[tuple[int, int]] = []
+        while math.prod(each for _, each in own) < size:
+            axis = order.pop(0)
+            own.append((axis, layer.split[axis]))
+        found.append(own)
+    return {"in": found[1], "out": found[2]}
+
+
+def _components(count: int, pairs: np.ndarray) -> np.ndarray:
+    """Return, of each number, the least that it is connected with by pairs."""
+    least = np.arange(count)
+    one, other = pairs[:, 0], pairs[:, 1]
+    while True:
+        meet = np.minimum(least[one], least[other])
+        before = least.copy()
+        for end in (one, other):
+            np.minimum.at(least, before[end], meet)
+            np.minimum.at(least, end, meet)
+        least = least[least]
+        if np.array_equal(least, before):
+            return least
+
+
+def _as_rectangles(graph: Structure, places: _Places, roots: np.ndarray) -> np.ndarray:
+    """Merge neurons of which a leaf could not be rid without a hole in it.
+
+    Where the outputs, or inputs, of a kernel are several axes of its leaf and neurons differ along
+    more than one of them, those that differ along the last alone are one.
+    """
+    while True:
+        merged = []
+        for layer in graph.layers:
+            for side, axes in _axes(layer).items():
+                sizes = [size for _, size in axes]
+                if len(sizes) < 2:
+                    continue
+                own = places.of((layer.name, side))[: math.prod(sizes)].reshape(sizes)
+                found = roots[own]
+                along = [i for i, size in enumerate(sizes)
+                         if size > 1 and (found != found.take([0], i)).any()]  # fmt: skip
+                if len(along) > 1:
+                    first = own.take([0], along[-1])
+                    merged.append(_pairs(np.broadcast_to(first, own.shape), own))
+        if not merged:
+            return roots
+        chain = np.stack([np.arange(len(roots)), roots], 1)
+        roots = _components(len(roots), np.concatenate([chain, *merged]))
+
+
+# ---------------------------------------------------------------- what cannot go
+
+
+class _Reason(NamedTuple):
+    places: np.ndarray
+    why: str
+
+
+def _fixed(graph: Structure, places: _Places) -> Iterator[_Reason]:
+    """Give channels that must stay, and why."""
+
+    def side(name: str, which: str, why: str) -> Iterator[_Reason]:
+        if (name, which) in places.starts:
+            yield _Reason(places.of((name, which)), why)
+
+    ends = {name for name in graph.parts if not graph.out_of(name)} | set(graph.returned)
+    for edge in graph.edges:
+        if edge.target == IDENTITY and not graph.ends_at_positions(edge.source):
+            ends.add(edge.source)
+        if edge.source == IDENTITY:
+            yield from side(edge.target, "in", "the network's input is part of it")
+    for name in graph.parts:
+        if name in ends:
+            yield from side(name, "out", "the network returns it")
+        if graph.ends_at_positions(name):
+            pairs = [each.pairs.values[:, 0] for each in graph.shared
+                     if each.source == name and each.target != name]  # fmt: skip
+            if not pairs:
+                why = f"what the weights of {name!r} multiply is not known"
+                yield from side(name, "out", why)
+    for barrier in graph.barriers:
+        why = f"barrier: {barrier.primitive}, {barrier.why}"
+        for name in barrier.before:
+            yield from side(name, "out", why)
+        for name in barrier.after:
+            yield from side(name, "in", why)
+    for layer in graph.layers:
+        if layer.name in graph.pinned:
+            for which in ("in", "out"):
+                yield from side(layer.name, which, f"{layer.name!r} is pinned")
+        same = [other for other in graph.layers if other.path == layer.path]
+        if any(len(other.place) != len(layer.place) for other in same) or _tied_otherwise(
+            graph, layer
+        ):
+            for which in ("in", "out"):
+                yield from side(layer.name, which, f"{layer.path!r} is read in several ways")
+    sums = [part for part in graph.junctions if part.kind == "sum" and _is_stream(graph, part.name)]
+    for path, line in graph.loose:
+        why = f"{path!r} is put in its place, or beside it, at {source_line(line)}"
+        for part in sums:
+            yield from side(part.name, "out", why)
+
+
+def _tied_otherwise(graph: Structure, layer: Layer) -> bool:
+    """Return whether weights are read again, and not by the same rows or columns."""
+    others = [graph[layer.tied_to]] if layer.tied_to else []
+    others += [other for other in graph.layers if other.tied_to == layer.name]
+    own = _strides(layer)
+    return any(
+        not all(own.values()) or set(own.values()) != set(_strides(other).values())
+        for other in others
+    )
+
+
+def _is_stream(graph: Structure, name: str) -> bool:
+    """Return whether a junction adds what several layers or junctions bring to one channel."""
+    times = np.zeros(graph.parts[name].in_size, int)
+    for edge in graph.into(name):
+        if edge.source == IDENTITY:
+            return True
+        pairs = edge.pairs_of(graph.parts[edge.source].out_size, len(times))
+        times[np.unique(pairs[:, 1])] += 1
+    return bool((times > 1).any())
+
+
+# ---------------------------------------------------------------- groups
+
+
+def _grouped(graph: Structure, places: _Places, roots: np.ndarray) -> Neurons:
+    written = np.zeros(len(roots), bool)
+    for layer in graph.layers:
+        written[roots[places.of((layer.name, "out"))]] = True
+    keys = _keys(places, roots)
+    reasons: dict[int, str] = {}
+    for reason in _fixed(graph, places):
+        for key in np.unique(keys[roots[reason.places]]):
+            reasons.setdefault(int(key), reason.why)
+    members: dict[int, list[int]] = {}
+    for root in np.flatnonzero(written & (roots == np.arange(len(roots)))).tolist():
+        members.setdefault(int(keys[root]), []).append(root)
+    numbers = np.full(len(roots), -1, np.int64)
+    own, start = [], 0
+    for key, found in members.items():
+        numbers[found] = np.arange(start, start + len(found))
+        own.append((key, start, len(found)))
+        start += len(found)
+    numbers = numbers[roots]
+    sides = {
+        side: Index(numbers[places.of(side)])
+        for side in places.starts
+        if (numbers[places.of(side)] >= 0).any()
+    }
+    groups = _named(graph, sides, own, reasons)
+    return Neurons(groups, sides, _vectors(graph, sides))
+
+
+def _keys(places: _Places, roots: np.ndarray) -> np.ndarray:
+    """Return by root a number that neurons between the same layers have in common."""
+    rng = np.random.default_rng(0)
+    keys = np.zeros(len(roots), np.uint64)
+    for side in dict.fromkeys(places.starts):
+        mark = rng.integers(1, 2**63, dtype=np.uint64)
+        own, times = np.unique(roots[places.of(side)], return_counts=True)
+        keys[own] += mark * times.astype(np.uint64)
+    return keys.astype(np.int64)
+
+
+def _named(
+    graph: Structure, sides: dict[Side, Index], own: Sequence[tuple[int, int, int]],
+    reasons: dict[int, str],
+) -> tuple[NeuronGroup, ...]:  # fmt: skip
+    touched: dict[int, list[Side]] = {}
+    starts = np.array([start for _, start, _ in own])
+    for side, numbers in sides.items():
+        held = np.unique(numbers.values[numbers.values >= 0])
+        for place in np.unique(np.searchsorted(starts, held, "right") - 1).tolist():
+            touched.setdefault(place, []).append(side)
+    layers = {layer.name for layer in graph.layers}
+    streams = {part.name for part in graph.junctions
+               if part.kind == "sum" and _is_stream(graph, part.name)}  # fmt: skip
+    names: dict[str, int] = {}
+    groups = []
+    for place, (key, start, width) in enumerate(own):
+        found = touched[place]
+        writes = tuple(name for name, which in found if which == "out" and name in layers)
+        reads = tuple(name for name, which in found if which == "in" and name in layers)
+        parts = {name for name, _ in found} - layers
+        kind = "neuron"
+        if any(graph.ends_at_positions(name) for name in parts):
+            kind = "head"
+        elif parts & streams and not _rotates(graph, parts & streams):
+            kind = "stream"
+        times = names.setdefault(writes[0], 0)
+        names[writes[0]] += 1
+        name = writes[0] if not times else f"{writes[0]} ({times + 1})"
+        channels = int((sides[writes[0], "out"].values == start).sum())
+        groups.append(NeuronGroup(name, kind, width, start, writes, reads, channels,
+                                  reasons.get(key, "")))  # fmt: skip
+    return tuple(groups)
+
+
+def _rotates(graph: Structure, sums: set[str]) -> bool:
+    """Return whether sums bring together channels of one layer alone, as rotary positions do."""
+
+    def origins(name: str) -> set[str]:
+        found: set[str] = set()
+        for edge in graph.into(name):
+            if isinstance(graph.parts.get(edge.source), Junction):
+                found |= origins(edge.source)
+            else:
+                found.add(edge.source)
+        return found
+
+    return all(len(origins(name)) == 1 for name in sums)
+
+
+def _vectors(graph: Structure, sides: dict[Side, Index]) -> dict[str, Index]:
+    """Return which neurons entries of biases, scales and means belong to."""
+    rows: dict[str, list[np.ndarray]] = {}
+    for part in graph.parts.values():
+        if (part.name, "out") not in sides:
+            continue
+        numbers = sides[part.name, "out"].values
+        for factor in part.factors:
+            if factor.power == 1 and factor.shift == 0:
+                own = np.arange(len(numbers)) if factor.entries is None else factor.entries.values
+                rows.setdefault(factor.path, []).append(np.stack([own, numbers], 1))
+    for each in graph.shared:
+        if each.source in graph.parts or each.target not in graph.parts:
+            continue
+        pairs = each.pairs.values
+        held = sides.get((each.target, "out"))
+        numbers = np.full(len(pairs), -1) if held is None else held.values[pairs[:, 1]]
+        rows.setdefault(each.source, []).append(np.stack([pairs[:, 0], numbers], 1))
+    # An entry without a neuron is not listed, unless it has one as well: then it stays.
+    return {
+        path: Index(np.unique(np.concatenate(parts), axis=0))
+        for path, parts in rows.items()
+        if any((part[:, 1] >= 0).any() for part in parts)
+    }
