@@ -189,8 +189,8 @@ def earlier_masks(
                 f"bool{list(layer.shape)}, as lookahead_masks returns"
             )
         found[layer.path] = mask
-    if not all(map(is_seen, found.values())):
-        return found
+    if scope.unit == "neuron" or not all(map(is_seen, found.values())):
+        return found  # neurons are counted where they are scored
     with jax.ensure_compile_time_eval():
         left = [least_left(scope, kernel_of(layer, found[layer.path])) for layer in graph.prunable]
         counts = [int(count) for count in left]

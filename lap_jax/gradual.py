@@ -15,13 +15,14 @@ from jax import lax
 from lap_jax.errors import PruningError
 from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
+from lap_jax.graph.neurons import neurons_of
 from lap_jax.methods import Method, checked_method, checked_scope_of, draws, looks, score_of
 from lap_jax.paths import leaves_by_path, map_by_path, shapes_by_path
-from lap_jax.pruning import kept_by_step, masks_by_path, with_outputs
+from lap_jax.pruning import kept_by_step, levels_by_name, masks_by_path, with_outputs
 from lap_jax.retraining import KeepPrunedState, apply_masks, check_update, pruned_to_zero
 from lap_jax.scoring.scores import Score, wants
 from lap_jax.selection.scopes import Scope
-from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer, whole_number
+from lap_jax.selection.sparsity import Sparsity, whole_number
 
 
 class PruneInTrainingState(NamedTuple):
@@ -109,6 +110,9 @@ def prune_in_training(
     scope = checked_scope_of(method, scope)
     graph = with_outputs(graph, scope)
     kept, steps = _table(graph, method, scope, schedule, reconnect)
+    masked = {layer.path for layer in graph.layers}
+    if scope.unit == "neuron":
+        masked |= set(neurons_of(graph).vectors)
     if rewind and reconnect:
         raise PruningError("rewind goes with reconnect=False: rewound weights are pruned for good")
     if draws(method) and key is None:
@@ -118,9 +122,8 @@ def prune_in_training(
     def init(params: optax.Params) -> PruneInTrainingState:
         shapes = shapes_by_path(params)
         check_fits(graph, shapes)
-        kernels = {layer.path for layer in graph.layers}
         masks = {
-            path: jnp.ones(shape if path in kernels else (), bool) for path, shape in shapes.items()
+            path: jnp.ones(shape if path in masked else (), bool) for path, shape in shapes.items()
         }
         start = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params) if rewind else ()
         return PruneInTrainingState(jnp.zeros((), jnp.int32), masks, inner.init(params), start)
@@ -253,14 +256,13 @@ def _table(
         raise PruningError(
             f"the schedule's steps are {steps}: expected rising numbers from 0 on, below 2**31"
         )
-    names = [layer.name for layer in graph.prunable]
-    levels = [sparsity_per_layer(sparsity, names, graph.names) for _, sparsity in schedule]
+    levels = [levels_by_name(graph, scope, sparsity) for _, sparsity in schedule]
     for before, after in itertools.pairwise(levels):
-        for name, old, new in zip(names, before, after, strict=True):
-            if new < old and not reconnect:
+        for name, old in before.items():
+            if after[name] < old and not reconnect:
                 raise PruningError(
-                    f"the sparsity of layer {name!r} falls from {old:g} to {new:g}: without "
-                    "reconnect pruned weights stay pruned"
+                    f"the sparsity of layer {name!r} falls from {old:g} to {after[name]:g}: "
+                    "without reconnect pruned weights stay pruned"
                 )
     counts = [kept_by_step(graph, method, scope, level) for level in levels]
     return np.stack(counts), np.array(steps, np.int32)

@@ -161,7 +161,25 @@ def checked_scope_of(method: Method, scope: str | Scope) -> Scope:
             f"method with order {method.order!r} prunes layer after layer, global scope all at "
             "once: use 'LAP' with steps, or scope='layer'"
         )
+    if scope.unit == "neuron":
+        _check_neurons(method)
     return scope
+
+
+def _check_neurons(method: Method) -> None:
+    """Refuse choices that say nothing of whole neurons."""
+    for field, why in (
+        ("effective", "where neurons go with all that reads them, no weight is left without a path"),
+        ("lags", "a neuron has no place within a window: its score is a product of norms"),
+    ):
+        if getattr(method, field):
+            raise PruningError(f"{field} goes with weights, not with unit='neuron': {why}")
+    if method.score == "lookahead" and method.direction != "both":
+        raise PruningError(
+            f"direction is {method.direction!r}: a neuron lies between the layers that make it and "
+            "those that read it, and its score is a product of both; use 'LAP', or 'MP' for the "
+            "norm of what makes it"
+        )
 
 
 def warn_if_cancelled(method: Method, scope: Scope) -> None:

@@ -27,6 +27,7 @@ from lap_jax.errors import PruningError
 from lap_jax.graph.chain import LayerSpec, as_graph, norm_tensors
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import Junction, Layer, Norm
+from lap_jax.graph.neurons import neurons_of
 from lap_jax.meshes import as_laid_out, on_any_mesh, sharding_of
 from lap_jax.methods import (
     Method,
@@ -47,14 +48,16 @@ from lap_jax.network import (
     propagation,
     staged,
 )
+from lap_jax.neurons import prune_neurons, vector_masks
 from lap_jax.passes import prune
-from lap_jax.paths import leaves_by_path, map_by_path
+from lap_jax.paths import leaves_by_path, map_by_path, shapes_by_path
 from lap_jax.scoring import scores
 from lap_jax.scoring.kernels import kernel_of, layout_of, leaves_of, part_of, read
 from lap_jax.scoring.propagation import Measured
 from lap_jax.scoring.scores import Score
 from lap_jax.selection.scopes import LayerScores, Scope, checked_scope, kept_units, select
 from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer
+from lap_jax.selection.widths import kept_neurons, levels_of
 
 
 def lookahead_masks(
@@ -133,7 +136,7 @@ def lookahead_masks(
         method = method._replace(effective=effective)
     scope = checked_scope_of(method, scope)
     graph = with_outputs(graph, scope)
-    levels = sparsity_per_layer(sparsity, [layer.name for layer in graph.prunable], graph.names)
+    levels = levels_by_name(graph, scope, sparsity)
     warn_if_cancelled(method, scope)
     warn_if_unread(graph)
     kept = kept_by_step(graph, method, scope, levels)
@@ -174,13 +177,31 @@ def warn_if_unread(graph: Graph) -> None:
         )
 
 
-def kept_by_step(graph: Graph, method: Method, scope: Scope, levels: Sequence[float]) -> np.ndarray:
-    """Return how many units stay after each step: uint32 ``[steps, layers]`` (global: 1 layer)."""
-    shapes = {layer.name: layer.shape for layer in graph.prunable}
-    steps = range(1, method.steps + 1)
-    return np.array(
-        [kept_units(scope, shapes, levels, step / method.steps) for step in steps], np.uint32
-    )
+def levels_by_name(graph: Graph, scope: Scope, sparsity: Sparsity) -> dict[str, float]:
+    """Return the sparsity of each layer, or of each group of neurons, that is pruned."""
+    if scope.unit == "neuron":
+        neurons = neurons_of(graph)
+        names = [group.name for group in neurons.free]
+        return dict(zip(names, levels_of(neurons, sparsity), strict=True))
+    names = [layer.name for layer in graph.prunable]
+    return dict(zip(names, sparsity_per_layer(sparsity, names, graph.names), strict=True))
+
+
+def kept_by_step(
+    graph: Graph, method: Method, scope: Scope, levels: Mapping[str, float]
+) -> np.ndarray:
+    """Return how many units stay after each step: uint32 ``[steps, layers]`` (global: 1 layer).
+
+    Of neurons groups stand for layers.
+    """
+    own, shares = list(levels.values()), [(i + 1) / method.steps for i in range(method.steps)]
+    if scope.unit == "neuron":
+        neurons = neurons_of(graph)
+        kept = [kept_neurons(scope, neurons, own, share) for share in shares]
+    else:
+        shapes = {layer.name: layer.shape for layer in graph.prunable}
+        kept = [kept_units(scope, shapes, own, share) for share in shares]
+    return np.array(kept, np.uint32)
 
 
 def masks_by_path(
@@ -188,7 +209,7 @@ def masks_by_path(
     batch_stats: Any | None, key: jax.Array | None, start: dict[str, jax.Array] | None,
     measured: Mapping[str, Measured] | None = None, tensors: Mapping[str, Any] | None = None,
 ) -> dict[str, jax.Array]:  # fmt: skip
-    """Return the masks of the kernels in the graph.
+    """Return the masks of the kernels in the graph; where neurons go, of all that belongs to them.
 
     Args:
       graph, method, scope, params, batch_stats, key, measured, tensors: as in `lookahead_masks`;
@@ -197,20 +218,27 @@ def masks_by_path(
       start: by path, what an earlier pruning left.
     """
     inputs = _inputs(graph, method, params, batch_stats, key, measured, tensors)
+    neurons = neurons_of(graph) if scope.unit == "neuron" else None
+    whole = shapes_by_path(params)
 
     def pruned(inputs: _Inputs, kept: Any, start: dict[str, jax.Array] | None) -> Any:
         network = _network(graph, method, inputs)
         tops = peaks(network, list(network.kernels))
         before = None if start is None else _masks_of(graph, start)
-        found = prune(network, scope, kept, before, tops)
+        vectors: dict[str, jax.Array] = {}
+        if neurons is None:
+            found = prune(network, scope, kept, before, tops)
+        else:
+            found, alive = prune_neurons(network, scope, neurons, kept, before, tops)
+            vectors = vector_masks(neurons, alive, whole)
         shapes = {path: leaf.shape for path, leaf in inputs.leaves.items()}
         shardings = {path: sharding_of(leaf) for path, leaf in inputs.leaves.items()}
         lowest = _lowest(network, tops) if callable(method.score) else {}
-        return leaves_of(graph, found, shapes, shardings), (tops, lowest)
+        return leaves_of(graph, found, shapes, shardings), (tops, lowest, vectors)
 
-    masks, (tops, lowest) = on_any_mesh(pruned, (inputs, kept, start), lambda: inputs.leaves)
+    masks, (tops, lowest, vectors) = on_any_mesh(pruned, (inputs, kept, start), lambda: inputs.leaves)
     _check(graph, inputs, tops, lowest)
-    return masks
+    return vectors | masks
 
 
 def masks_from_scores(tree: Any, sparsity: Sparsity, *, scope: str | Scope = "layer") -> Any:

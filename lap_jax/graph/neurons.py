@@ -31,8 +31,8 @@ class NeuronGroup:
 
     Attributes:
       name: of the first layer that writes them.
-      kind: "neuron"; "head", with its queries, keys and values, of grouped queries all that share
-        keys; "stream", where layers write to a sum.
+      kind: "neurons"; "heads", with queries, keys and values, of grouped queries all that share
+        keys as one; "streams", where layers write to a sum.
       width: how many neurons.
       start: number of the first, counted over all groups.
       writes, reads: names of the layers whose outputs they are, and whose inputs.
@@ -410,11 +410,11 @@ def _named(
         writes = tuple(name for name, which in found if which == "out" and name in layers)
         reads = tuple(name for name, which in found if which == "in" and name in layers)
         parts = {name for name, _ in found} - layers
-        kind = "neuron"
+        kind = "neurons"
         if any(graph.ends_at_positions(name) for name in parts):
-            kind = "head"
+            kind = "heads"
         elif parts & streams and not _rotates(graph, parts & streams):
-            kind = "stream"
+            kind = "streams"
         times = names.setdefault(writes[0], 0)
         names[writes[0]] += 1
         name = writes[0] if not times else f"{writes[0]} ({times + 1})"

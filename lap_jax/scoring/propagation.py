@@ -113,6 +113,20 @@ def sides(known: Propagation, layer: Layer, direction: str, horizon: int | str) 
     return Sides(left, right)
 
 
+def removals(known: Propagation, layer: Layer, horizon: int | str) -> jax.Array:
+    """Return what the loss of each input changes in what a layer gives, ``[in]``.
+
+        removals[j] = before[j] * ||W[:, j]||
+
+    which, of a neuron that one layer makes and one reads, is exactly the norm of the change,
+    ``||W_in[k, :]|| * ||W_out[:, k]||``. Where ``measured`` holds the layer's inputs, they take the
+    place of what the layers before bring.
+    """
+    reached = sides(known, layer, "backward", horizon).input
+    assert reached is not None
+    return reached * _resolved(_asked(known, layer.name, horizon))
+
+
 def changed(known: Propagation, name: str, flow: Flow) -> None:
     """Take a layer's new norms, and forget what was made of its old kernel."""
     known.flows[name] = flow
@@ -188,10 +202,7 @@ def _input_norms(known: Propagation, edge: Edge, horizon: int | str) -> _Found:
     """Return what the target of an edge makes of each of its inputs, ``[in]``."""
     name, part = edge.target, known.graph.parts[edge.target]
     if isinstance(part, Layer):
-        if horizon == 1:
-            return _Found(known.flows[name][0], frozenset([name]))
-        made = _after(known, name, _less(horizon))
-        return _Found(known.weigh(name, _resolved(made), False), made.layers | {name})
+        return _asked(known, name, horizon)
     made = _after(known, name, horizon)
     value, layers = _resolved(made), made.layers
     if part.kind == "product":
@@ -202,6 +213,14 @@ def _input_norms(known: Propagation, edge: Edge, horizon: int | str) -> _Found:
                 value = value * _norm(rows)
                 layers |= brought.layers
     return _Found(value, layers)
+
+
+def _asked(known: Propagation, name: str, horizon: int | str) -> _Found:
+    """Return what a layer makes of each of its inputs, ``[in]``."""
+    if horizon == 1:
+        return _Found(known.flows[name][0], frozenset([name]))
+    made = _after(known, name, _less(horizon))
+    return _Found(known.weigh(name, _resolved(made), False), made.layers | {name})
 
 
 def _once(known: Propagation, key: _Key, work: Callable[[], _Found]) -> _Found:

@@ -40,14 +40,19 @@ class Scope(NamedTuple):
         rest), "none" compares scores as they are.
       unit: (1, 1), single weights; (b, c), blocks of b inputs by c outputs at each place of the
         window; "channel", all weights of an output channel, or with ``axis`` -2 of an input channel
-        (of a grouped convolution: the same one of each group). A unit's score is the Euclidean norm
-        of its scores.
+        (of a grouped convolution: the same one of each group); "neuron", all that makes and reads a
+        neuron, a head or a channel of a residual stream, in all layers (`neuron_groups`). A unit's
+        score is the Euclidean norm of its scores; of a neuron, of those of weights that lead to it.
       group: (n, m) keeps n of each m consecutive weights along ``axis``, "n:m sparsity"; the
         sparsity of a layer must then be 1 - n / m, or 0 to leave it whole.
       axis: -2 the inputs, -1 the outputs: along which groups lie (None: the inputs), or which
         channels are removed (None: the outputs).
       outputs: whether output channels that the network returns may be removed too. Otherwise the
         layers that they come from stay whole where output channels are removed.
+      at_least, multiple_of, uniform: of ``unit="neuron"``, how many neurons of a group stay at
+        least; of what the channels that stay are to be a multiple (8, 128: what processors compute
+        at a time), rounded up; and whether groups of a stack of equal layers keep equally many,
+        which a model needs whose class takes one width.
     """
 
     compare: str = "layer"
@@ -56,6 +61,9 @@ class Scope(NamedTuple):
     group: tuple[int, int] | None = None
     axis: int | None = None
     outputs: bool = False
+    at_least: int = 1
+    multiple_of: int = 1
+    uniform: bool = False
 
 
 class LayerScores(NamedTuple):
@@ -95,13 +103,18 @@ def checked_scope(scope: str | Scope) -> Scope:
         if value not in allowed:
             hint = nearest(str(value), allowed)
             raise PruningError(f"scope: {field} is {value!r}, expected one of {allowed}{hint}")
-    if scope.unit != "channel" and not _is_pair(scope.unit):
-        raise PruningError(f"scope: unit is {scope.unit!r}, expected 'channel' or a block (b, c)")
+    if scope.unit not in ("channel", "neuron") and not _is_pair(scope.unit):
+        raise PruningError(
+            f"scope: unit is {scope.unit!r}, expected 'channel', 'neuron' or a block (b, c)"
+        )
+    _check_neurons(scope)
     if scope.group is not None:
         if not _is_pair(scope.group) or scope.group[0] >= scope.group[1]:
             raise PruningError(f"scope: group is {scope.group!r}, expected (n, m) with 0 < n < m")
         if scope.compare != "layer" or scope.unit != (1, 1):
             raise PruningError("scope: a group (n, m) goes with single weights of one layer alone")
+    if scope.unit == "neuron":
+        return scope
     if scope.axis is None:
         return scope._replace(axis=-1 if scope.unit == "channel" else -2)
     if isinstance(scope.axis, bool) or not isinstance(scope.axis, int):
@@ -111,6 +124,23 @@ def checked_scope(scope: str | Scope) -> Scope:
             f"scope: axis is {scope.axis}, expected -2 (input channels) or -1 (output channels)"
         )
     return scope
+
+
+def _check_neurons(scope: Scope) -> None:
+    for field in ("at_least", "multiple_of"):
+        value = getattr(scope, field)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise PruningError(f"scope: {field} is {value!r}, expected a whole number of 1 or more")
+    if scope.unit == "neuron":
+        if scope.axis is not None or scope.outputs:
+            raise PruningError(
+                "scope: a neuron goes from all layers, and never if the network returns it: leave "
+                "axis and outputs out"
+            )
+    elif (scope.at_least, scope.multiple_of, scope.uniform) != (1, 1, False):
+        raise PruningError(
+            "scope: at_least, multiple_of and uniform go with unit='neuron' alone"
+        )
 
 
 def units(scope: Scope, name: str, shape: Sequence[int]) -> int:
@@ -280,7 +310,7 @@ def _in_memory(
     scope, stage, settings = how
     function, operands = stage(settings, *inputs)
     scores, where = _of_units(scope, function(*operands), where)
-    return (_lamp(scores) if scope.normalize == "lamp" else scores), where
+    return (lamp(scores) if scope.normalize == "lamp" else scores), where
 
 
 def _as_it_is(_: None, scores: jax.Array) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
@@ -372,7 +402,7 @@ def _by_norm(
     return tiny, jnp.where(scale > 0, 1 / scale, 1)
 
 
-def _lamp(scores: jax.Array) -> jax.Array:
+def lamp(scores: jax.Array) -> jax.Array:
     """Return the squares over the sum of those that are not smaller."""
     flat = lifted(scores, is_tiny(scores)).reshape(-1)
     flat = flat / near_largest(flat)
