@@ -16,6 +16,7 @@ from lap_jax.scoring.propagation import Measured
 from lap_jax.selection.scopes import Scope
 from lap_jax.selection.sparsity import cubic_schedule, iterative_schedule, paper_sparsity
 from lap_jax.selection.top_k import keep_largest
+from lap_jax.selection.widths import neuron_groups, sparsity_within
 from lap_jax.shrinking.shrink import shrink
 from lap_jax.shrinking.small import Small
 from lap_jax.tracing.measure import measure
@@ -55,6 +56,7 @@ __all__ = [
     "masks_from_scores",
     "masks_in",
     "measure",
+    "neuron_groups",
     "paper_sparsity",
     "prune_in_training",
     "read_metadata",
@@ -62,6 +64,7 @@ __all__ = [
     "save_masks",
     "save_pruned",
     "shrink",
+    "sparsity_within",
     "summarize",
     "trace",
 ]

@@ -12,13 +12,14 @@ import numpy as np
 import optax
 from jax import lax
 
+from lap_jax.competing import kept_by_step, levels_by_name, with_outputs
 from lap_jax.errors import PruningError
 from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.neurons import neurons_of
 from lap_jax.methods import Method, checked_method, checked_scope_of, draws, looks, score_of
 from lap_jax.paths import leaves_by_path, map_by_path, shapes_by_path
-from lap_jax.pruning import kept_by_step, levels_by_name, masks_by_path, with_outputs
+from lap_jax.pruning import masks_by_path
 from lap_jax.retraining import KeepPrunedState, apply_masks, check_update, pruned_to_zero
 from lap_jax.scoring.scores import Score, wants
 from lap_jax.selection.scopes import Scope

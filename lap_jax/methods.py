@@ -169,7 +169,10 @@ def checked_scope_of(method: Method, scope: str | Scope) -> Scope:
 def _check_neurons(method: Method) -> None:
     """Refuse choices that say nothing of whole neurons."""
     for field, why in (
-        ("effective", "where neurons go with all that reads them, no weight is left without a path"),
+        (
+            "effective",
+            "neurons go with all that reads them, and none is left without a path",
+        ),
         ("lags", "a neuron has no place within a window: its score is a product of norms"),
     ):
         if getattr(method, field):

@@ -16,7 +16,7 @@ from lap_jax.errors import PruningError
 from lap_jax.graph.layers import Layer
 from lap_jax.graph.neurons import NeuronGroup, Neurons
 from lap_jax.meshes import as_laid_out
-from lap_jax.methods import draws, looks
+from lap_jax.methods import looks
 from lap_jax.network import (
     Masks,
     Network,

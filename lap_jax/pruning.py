@@ -23,6 +23,7 @@ from lap_jax.checks import (
     earlier_masks,
     tensors_by_path,
 )
+from lap_jax.competing import kept_by_step, levels_by_name, with_outputs
 from lap_jax.errors import PruningError
 from lap_jax.graph.chain import LayerSpec, as_graph, norm_tensors
 from lap_jax.graph.graph import Graph
@@ -57,7 +58,6 @@ from lap_jax.scoring.propagation import Measured
 from lap_jax.scoring.scores import Score
 from lap_jax.selection.scopes import LayerScores, Scope, checked_scope, kept_units, select
 from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer
-from lap_jax.selection.widths import kept_neurons, levels_of
 
 
 def lookahead_masks(
@@ -147,26 +147,6 @@ def lookahead_masks(
     return map_by_path(lambda path, _: by_path.get(path, jnp.bool_(True)), params)
 
 
-def with_outputs(graph: Graph, scope: Scope) -> Graph:
-    """Return the graph in which layers whose channels the network returns are pinned.
-
-    Only where channels are removed, and the scope does not ask for those too.
-
-    Raises:
-      PruningError: if nothing is left to prune.
-    """
-    if scope.unit != "channel" or scope.axis != -1 or scope.outputs:
-        return graph
-    returned = graph.output_layers
-    if not {layer.name for layer in graph.prunable} - set(returned):
-        raise PruningError(
-            "the network returns the output channels of every layer that could be pruned "
-            f"({', '.join(map(repr, returned))}): ask for them with Scope(outputs=True), or remove "
-            "input channels with axis=-2"
-        )
-    return graph.pin(*returned)
-
-
 def warn_if_unread(graph: Graph) -> None:
     """Warn of weights that no layer of the graph holds, so that they stay whole."""
     left = [each for each in graph.unread if each.is_weight]
@@ -175,33 +155,6 @@ def warn_if_unread(graph: Graph) -> None:
         warnings.warn(
             f"{count} not in the graph, and not pruned: {'; '.join(map(str, left))}", stacklevel=3
         )
-
-
-def levels_by_name(graph: Graph, scope: Scope, sparsity: Sparsity) -> dict[str, float]:
-    """Return the sparsity of each layer, or of each group of neurons, that is pruned."""
-    if scope.unit == "neuron":
-        neurons = neurons_of(graph)
-        names = [group.name for group in neurons.free]
-        return dict(zip(names, levels_of(neurons, sparsity), strict=True))
-    names = [layer.name for layer in graph.prunable]
-    return dict(zip(names, sparsity_per_layer(sparsity, names, graph.names), strict=True))
-
-
-def kept_by_step(
-    graph: Graph, method: Method, scope: Scope, levels: Mapping[str, float]
-) -> np.ndarray:
-    """Return how many units stay after each step: uint32 ``[steps, layers]`` (global: 1 layer).
-
-    Of neurons groups stand for layers.
-    """
-    own, shares = list(levels.values()), [(i + 1) / method.steps for i in range(method.steps)]
-    if scope.unit == "neuron":
-        neurons = neurons_of(graph)
-        kept = [kept_neurons(scope, neurons, own, share) for share in shares]
-    else:
-        shapes = {layer.name: layer.shape for layer in graph.prunable}
-        kept = [kept_units(scope, shapes, own, share) for share in shares]
-    return np.array(kept, np.uint32)
 
 
 def masks_by_path(
@@ -236,7 +189,9 @@ def masks_by_path(
         lowest = _lowest(network, tops) if callable(method.score) else {}
         return leaves_of(graph, found, shapes, shardings), (tops, lowest, vectors)
 
-    masks, (tops, lowest, vectors) = on_any_mesh(pruned, (inputs, kept, start), lambda: inputs.leaves)
+    masks, (tops, lowest, vectors) = on_any_mesh(
+        pruned, (inputs, kept, start), lambda: inputs.leaves
+    )
     _check(graph, inputs, tops, lowest)
     return vectors | masks
 

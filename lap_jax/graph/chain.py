@@ -13,18 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lap_jax.errors import PruningError
+from lap_jax.graph import layers as kinds
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import (
-    IDENTITY,
-    Edge,
-    Factor,
-    Index,
-    Junction,
-    Layer,
-    Norm,
-    Shared,
-    nearest,
-)
+from lap_jax.graph.layers import IDENTITY, Edge, Factor, Junction, Layer, Norm, nearest
 from lap_jax.paths import is_array, leaves_by_path, shapes_by_path
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -133,6 +124,7 @@ def chain(
         _check_numbers(name, layer, shapes[name])
     edges: list[Edge] = []
     built: list[Layer] = []
+    shared: list[kinds.Shared] = []
     links = _links(names, declared)
     for name, layer in zip(names, declared, strict=True):
         sources = [source for source, target in links if target == name]
@@ -142,10 +134,11 @@ def chain(
             Layer(name, layer.kernel, shapes[name], groups, factors, layer.strides, layer.pool)
         )
         edges += edges_in
+        shared += kinds.added_to(
+            built[-1], None if layer.norm is None else _norm(layer.norm).path, known
+        )
     edges += [Edge(source, IDENTITY) for source, target in links if target == IDENTITY]
-    norms = {name: layer.norm for name, layer in zip(names, declared, strict=True)}
-    shared = tuple(each for layer in built for each in _shared(layer, norms[layer.name], known))
-    return Graph(tuple(built), tuple(edges), shared=shared)
+    return Graph(tuple(built), tuple(edges), shared=tuple(shared))
 
 
 def as_graph(
@@ -434,20 +427,6 @@ def _factors(
                 "norm after its own layer"
             )
     return factors
-
-
-def _shared(layer: Layer, norm: str | Norm | None, known: Mapping[str, Any]) -> list[Shared]:
-    """Return what is added to a layer's outputs, by Flax's names of it: biases and means."""
-    paths = [f"{layer.path.removesuffix('/kernel')}/bias"]
-    if norm is not None:
-        paths += [f"{_norm(norm).path}/{part}" for part in ("mean", "bias")]
-    own = np.arange(layer.out_size)
-    pairs = Index(np.stack([own, own], 1))
-    return [
-        Shared(path, layer.name, pairs)
-        for path in paths
-        if path in known and math.prod(jnp.shape(known[path])) == layer.out_size
-    ]
 
 
 def _unknown_path(path: str, known: Mapping[str, Any], tree: str = "params") -> NoReturn:

@@ -10,7 +10,7 @@ import difflib
 import fnmatch
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -390,6 +390,24 @@ class Layer:
     def is_conv(self) -> bool:
         """Whether the kernel has window axes."""
         return len(self.shape) > 2
+
+
+def added_to(layer: Layer, norm: str | None, known: Mapping[str, Any]) -> list[Shared]:
+    """Return what is added to a declared layer's outputs, by Flax's names: biases and means.
+
+    Args:
+      layer: declared.
+      norm: path of the norm behind it.
+      known: leaves by path.
+    """
+    paths = [f"{layer.path.removesuffix('/kernel')}/bias"]
+    paths += [f"{norm}/{part}" for part in ("mean", "bias") if norm is not None]
+    own = np.arange(layer.out_size)
+    return [
+        Shared(path, layer.name, Index(np.stack([own, own], 1)))
+        for path in paths
+        if path in known and math.prod(jnp.shape(known[path])) == layer.out_size
+    ]
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:

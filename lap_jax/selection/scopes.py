@@ -49,10 +49,9 @@ class Scope(NamedTuple):
         channels are removed (None: the outputs).
       outputs: whether output channels that the network returns may be removed too. Otherwise the
         layers that they come from stay whole where output channels are removed.
-      at_least, multiple_of, uniform: of ``unit="neuron"``, how many neurons of a group stay at
-        least; of what the channels that stay are to be a multiple (8, 128: what processors compute
-        at a time), rounded up; and whether groups of a stack of equal layers keep equally many,
-        which a model needs whose class takes one width.
+      at_least, multiple_of, uniform: of ``unit="neuron"``: how many neurons of a group stay at
+        least; of what the number of channels is to be a multiple, rounded up (8, 128: what
+        processors compute at a time); whether all layers of a stack are to keep equally many.
     """
 
     compare: str = "layer"
@@ -133,14 +132,9 @@ def _check_neurons(scope: Scope) -> None:
             raise PruningError(f"scope: {field} is {value!r}, expected a whole number of 1 or more")
     if scope.unit == "neuron":
         if scope.axis is not None or scope.outputs:
-            raise PruningError(
-                "scope: a neuron goes from all layers, and never if the network returns it: leave "
-                "axis and outputs out"
-            )
+            raise PruningError("scope: a neuron goes from all layers: leave axis and outputs out")
     elif (scope.at_least, scope.multiple_of, scope.uniform) != (1, 1, False):
-        raise PruningError(
-            "scope: at_least, multiple_of and uniform go with unit='neuron' alone"
-        )
+        raise PruningError("scope: at_least, multiple_of and uniform go with unit='neuron' alone")
 
 
 def units(scope: Scope, name: str, shape: Sequence[int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,10 +13,121 @@ import numpy as np
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.layers import matching
-from lap_jax.graph.neurons import NeuronGroup, Neurons
+from lap_jax.graph.neurons import NeuronGroup, Neurons, neurons_of
 from lap_jax.graph.structure import Structure
-from lap_jax.selection.scopes import Scope
+from lap_jax.paths import has_collections, shapes_by_path
+from lap_jax.selection.scopes import Scope, checked_scope
 from lap_jax.selection.sparsity import Sparsity, kept_count, sparsity_per_layer
+
+
+def neuron_groups(
+    graph: Structure, sparsity: Sparsity | None = None, *, scope: Scope | None = None
+) -> Neurons:
+    """Return which neurons there are, and what would go: nothing is computed.
+
+    Neurons are hidden neurons, channels of convolutions, heads of attention and channels of
+    residual streams. What one of them is, the graph tells: the outputs and inputs of all layers
+    that make or read it, with its biases and norms. ``print`` shows a table: groups, how many
+    neurons of how many channels, how many are kept, who writes and reads them, and why some stay:
+    the network returns them, a layer is pinned, or what becomes of them is not known.
+
+    Args:
+      graph: from `trace`, or `chain`.
+      sparsity, scope: as in `lookahead_masks`, to count what is kept.
+
+    Returns:
+      The groups. Where a scope compares all neurons, how many of a group stay is not known yet.
+
+    Raises:
+      PruningError: for a graph without some of its edges, or as `lookahead_masks`.
+
+    Example:
+      >>> from lap_jax import chain
+      >>> params = {"a": {"kernel": jnp.ones((4, 3))}, "b": {"kernel": jnp.ones((3, 2))}}
+      >>> print(neuron_groups(chain(params, ["a", "b"]), 1 / 3))
+      group  kind     neurons  kept  written by  read by  stays because
+      -----  -------  -------  ----  ----------  -------  ----------------------
+      a      neurons        3     2  a           b        -
+      b      neurons        2     2  b           -        the network returns it
+    """
+    neurons = neurons_of(graph)
+    if sparsity is None:
+        return neurons
+    scope = _of_neurons(scope)
+    kept = kept_neurons(scope, neurons, levels_of(neurons, sparsity))
+    if scope.compare == "global":
+        return neurons
+    names = [group.name for group in neurons.free]
+    return replace(neurons, kept=dict(zip(names, kept, strict=True)))
+
+
+def sparsity_within(
+    params: Any, graph: Structure, parameters: int, *, scope: Scope | None = None,
+    whole: Sequence[str] = (),
+) -> dict[str, float]:  # fmt: skip
+    """Return the sparsity at which a network of whole neurons has at most so many parameters.
+
+    One fraction for all groups, the least that is enough once numbers are rounded as the scope
+    asks. The parameters are those that `shrink` leaves.
+
+    Args:
+      params: the parameters; only shapes are read. Of Linen's variables the collection ``params``.
+      graph: from `trace`, or `chain`.
+      parameters: how many there may be.
+      scope: with ``unit="neuron"`` and its options, as for `lookahead_masks`.
+      whole: names or patterns of layers, or kinds, such as "streams", whose neurons all stay.
+
+    Returns:
+      ``{group: sparsity}``, for `lookahead_masks`, `neuron_groups` or a schedule.
+
+    Raises:
+      PruningError: if even the fewest neurons have more parameters; for a scope that compares all
+        neurons, where scores decide how many of which go; as `lookahead_masks`.
+
+    Example:
+      >>> from lap_jax import chain
+      >>> params = {"a": {"kernel": jnp.ones((4, 8))}, "b": {"kernel": jnp.ones((8, 2))}}
+      >>> graph = chain(params, ["a", "b"])
+      >>> neuron_groups(graph, sparsity_within(params, graph, 20)).kept
+      {'a': 3}
+    """
+    scope, neurons = _of_neurons(scope), neurons_of(graph)
+    if scope.compare == "global":
+        raise PruningError(
+            "scope compares all neurons: how many of which group go, and with them how many "
+            "parameters, is not known before the scores; use compare='layer'"
+        )
+    left_whole = {group.name for key in whole for group in _groups_of(neurons, key)}
+    own = params["params"] if has_collections(params) else params
+    shapes = shapes_by_path(own)
+
+    def levels(level: float) -> dict[str, float]:
+        return {group.name: 0.0 if group.name in left_whole else level for group in neurons.free}
+
+    def size(level: float) -> int:
+        found = levels_of(neurons, levels(level))
+        return parameters_left(graph, neurons, shapes, kept_neurons(scope, neurons, found))
+
+    low, high = 0.0, 1 - 2.0**-30
+    if size(low) <= parameters:
+        return levels(low)
+    if size(high) > parameters:
+        raise PruningError(
+            f"the network has {size(high):,} parameters when the fewest neurons stay, and at most "
+            f"{parameters:,} are asked for: ask for more, lower at_least or multiple_of, or prune "
+            "more groups"
+        )
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if size(middle) <= parameters else (middle, high)
+    return levels(high)
+
+
+def _of_neurons(scope: Scope | None) -> Scope:
+    scope = checked_scope(Scope(unit="neuron") if scope is None else scope)
+    if scope.unit != "neuron":
+        raise PruningError(f"scope: unit is {scope.unit!r}, expected 'neuron'")
+    return scope
 
 
 def levels_of(neurons: Neurons, sparsity: Sparsity) -> tuple[float, ...]:
@@ -119,9 +231,7 @@ def evened(scope: Scope, neurons: Neurons, counts: Sequence[jax.Array]) -> list[
         families: dict[tuple[str, str, int, int], list[jax.Array]] = {}
         for group, count in zip(free, counts, strict=True):
             families.setdefault(group.family, []).append(count)
-        means = {
-            family: -(-sum(own, jnp.int32(0)) // len(own)) for family, own in families.items()
-        }
+        means = {family: -(-sum(own, jnp.int32(0)) // len(own)) for family, own in families.items()}
         counts = [means[group.family] for group in free]
     return [rounded(scope, group, count) for group, count in zip(free, counts, strict=True)]
 
@@ -156,7 +266,9 @@ def parameters_left(
       shapes: of its parameters, by path.
       kept: by group that can be pruned.
     """
-    gone = {group.name: group.width - count for group, count in zip(neurons.free, kept, strict=True)}
+    gone = {
+        group.name: group.width - count for group, count in zip(neurons.free, kept, strict=True)
+    }
     total = sum(math.prod(shape) for shape in shapes.values())
 
     def removed(name: str, side: str) -> int:

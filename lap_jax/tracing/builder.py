@@ -12,7 +12,17 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.layers import IDENTITY, Barrier, Edge, Factor, Index, Junction, Layer, Shared, Unread
+from lap_jax.graph.layers import (
+    IDENTITY,
+    Barrier,
+    Edge,
+    Factor,
+    Index,
+    Junction,
+    Layer,
+    Shared,
+    Unread,
+)
 from lap_jax.graph.shortcuts import fold_norms
 from lap_jax.tables import source_line
 from lap_jax.tracing.channels import NONE

@@ -61,8 +61,9 @@ def one_head(builder: GraphBuilder, name: str, ids: np.ndarray, count: int) -> S
     Returns:
       Of each weight one of its channels, which stands for all.
     """
-    first = ids[(..., *(0 for _ in range(ids.ndim - count)))]
-    spread = np.broadcast_to(first.reshape(*first.shape, *(1,) * (ids.ndim - count)), ids.shape)
+    place = (slice(None),) * count + (slice(1),) * (ids.ndim - count)
+    spread = np.broadcast_to(ids[place], ids.shape)
+    first = ids[place].reshape(ids.shape[:count])
     weighed(builder, [Source(name, spread)], [Source(name, ids)])
     return Source(name, first)
 
