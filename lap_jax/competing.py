@@ -8,7 +8,6 @@ import numpy as np
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.neurons import neurons_of
 from lap_jax.methods import Method
 from lap_jax.selection.scopes import Scope, kept_units
 from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer
@@ -38,7 +37,7 @@ def with_outputs(graph: Graph, scope: Scope) -> Graph:
 def levels_by_name(graph: Graph, scope: Scope, sparsity: Sparsity) -> dict[str, float]:
     """Return the sparsity of each layer, or of each group of neurons, that is pruned."""
     if scope.unit == "neuron":
-        neurons = neurons_of(graph)
+        neurons = graph.neurons
         names = [group.name for group in neurons.free]
         return dict(zip(names, levels_of(neurons, sparsity), strict=True))
     names = [layer.name for layer in graph.prunable]
@@ -54,7 +53,7 @@ def kept_by_step(
     """
     own, shares = list(levels.values()), [(i + 1) / method.steps for i in range(method.steps)]
     if scope.unit == "neuron":
-        neurons = neurons_of(graph)
+        neurons = graph.neurons
         kept = [kept_neurons(scope, neurons, own, share) for share in shares]
     else:
         shapes = {layer.name: layer.shape for layer in graph.prunable}

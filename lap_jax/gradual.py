@@ -16,7 +16,6 @@ from lap_jax.competing import kept_by_step, levels_by_name, with_outputs
 from lap_jax.errors import PruningError
 from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
-from lap_jax.graph.neurons import neurons_of
 from lap_jax.methods import Method, checked_method, checked_scope_of, draws, looks, score_of
 from lap_jax.paths import leaves_by_path, map_by_path, shapes_by_path
 from lap_jax.pruning import masks_by_path
@@ -113,7 +112,7 @@ def prune_in_training(
     kept, steps = _table(graph, method, scope, schedule, reconnect)
     masked = {layer.path for layer in graph.layers}
     if scope.unit == "neuron":
-        masked |= set(neurons_of(graph).vectors)
+        masked |= set(graph.neurons.vectors)
     if rewind and reconnect:
         raise PruningError("rewind goes with reconnect=False: rewound weights are pruned for good")
     if draws(method) and key is None:

@@ -28,7 +28,6 @@ from lap_jax.errors import PruningError
 from lap_jax.graph.chain import LayerSpec, as_graph, norm_tensors
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import Junction, Layer, Norm
-from lap_jax.graph.neurons import neurons_of
 from lap_jax.meshes import as_laid_out, on_any_mesh, sharding_of
 from lap_jax.methods import (
     Method,
@@ -171,7 +170,7 @@ def masks_by_path(
       start: by path, what an earlier pruning left.
     """
     inputs = _inputs(graph, method, params, batch_stats, key, measured, tensors)
-    neurons = neurons_of(graph) if scope.unit == "neuron" else None
+    neurons = graph.neurons if scope.unit == "neuron" else None
     whole = shapes_by_path(params)
 
     def pruned(inputs: _Inputs, kept: Any, start: dict[str, jax.Array] | None) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from lap_jax.graph.layers import IDENTITY, Edge, Layer
+from lap_jax.graph.layers import IDENTITY, Edge, Junction, Layer
 from lap_jax.graph.structure import Structure
 
 Side = tuple[str, str]
@@ -44,31 +45,66 @@ class Places:
         return np.arange(self.starts[side], self.starts[side] + self.sizes[side])
 
 
-def together(graph: Structure, places: Places) -> Iterator[np.ndarray]:
-    """Give pairs of channels that are one neuron, ``[n, 2]``."""
-    yield np.zeros((0, 2), np.int64)
+class Link(NamedTuple):
+    """Channels that are one neuron with others: numbers, or a stretch of them, place by place.
+
+    Attributes:
+      one, other: the numbers.
+      distinct: whether no number is there twice on a side.
+    """
+
+    one: np.ndarray | slice
+    other: np.ndarray | slice
+    distinct: bool = False
+
+
+def together(graph: Structure, places: Places) -> Iterator[Link]:
+    """Give what goes together, first layers first."""
     for edge in graph.edges:
-        if IDENTITY not in (edge.source, edge.target):
-            yield _ends(graph, places, edge)
+        if IDENTITY not in (edge.source, edge.target) and not _gates_many(graph, edge):
+            yield _along(graph, places, edge)
     for each in graph.shared:
         if each.source in graph.parts and each.target in graph.parts:
             starts = places.starts[each.source, "out"], places.starts[each.target, "out"]
-            yield each.pairs.values + np.array(starts)
+            yield Link(*(each.pairs.values + np.array(starts)).T)
     for layer in graph.layers:
         if layer.groups > 1:
-            yield _of_groups(layer, places)
+            yield from _of_groups(layer, places)
         if layer.tied_to:
             yield from _tied(graph[layer.tied_to], layer, places)
 
 
-def _ends(graph: Structure, places: Places, edge: Edge) -> np.ndarray:
+def gates_of_many(graph: Structure) -> list[str]:
+    """Return layers and junctions of which one channel multiplies several neurons at once."""
+    return [edge.source for edge in graph.edges if _gates_many(graph, edge)]
+
+
+def _gates_many(graph: Structure, edge: Edge) -> bool:
+    """Return whether each channel multiplies several of a product, as a router does of an expert.
+
+    Not of queries with keys: there those that share keys go together.
+    """
+    target = graph.parts.get(edge.target)
+    if not isinstance(target, Junction) or target.kind != "product" or edge.source == IDENTITY:
+        return False
+    if edge.is_plain or graph.ends_at_positions(edge.target):
+        return False
+    pairs = edge.pairs_of(graph.parts[edge.source].out_size, target.size)
+    return len(np.unique(pairs[:, 0])) < len(pairs)
+
+
+def _along(graph: Structure, places: Places, edge: Edge) -> Link:
     source, target = graph.parts[edge.source], graph.parts[edge.target]
-    starts = places.starts[edge.source, "out"], places.starts[edge.target, "in"]
-    return edge.pairs_of(source.out_size, target.in_size) + np.array(starts)
+    start, end = places.starts[edge.source, "out"], places.starts[edge.target, "in"]
+    if edge.pairs is None and edge.positions == 1:
+        end += edge.offset
+        size = source.out_size
+        return Link(slice(start, start + size), slice(end, end + size), True)
+    return Link(*(edge.pairs_of(source.out_size, target.in_size) + np.array((start, end))).T)
 
 
-def _of_groups(layer: Layer, places: Places) -> np.ndarray:
-    """Return what goes together in a kernel of groups.
+def _of_groups(layer: Layer, places: Places) -> Iterator[Link]:
+    """Give what goes together in a kernel of groups.
 
     Of a convolution all of a group; of kernels side by side, as of experts, the same channel of
     each, for the leaf is to stay a block.
@@ -77,21 +113,22 @@ def _of_groups(layer: Layer, places: Places) -> np.ndarray:
     out = places.of((layer.name, "out")).reshape(layer.groups, -1)
     if layer.is_conv:
         both = np.concatenate([into, out], 1)
-        return _pairs(np.broadcast_to(both[:, :1], both.shape), both)
-    columns = [_pairs(np.broadcast_to(side[:1], side.shape), side) for side in (into, out)]
-    return np.concatenate(columns)
+        yield _link(both[:, :1], both)
+        return
+    for side in (into, out):
+        yield _link(side[:1], side)
 
 
-def _pairs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return np.stack([one.ravel(), other.ravel()], 1)
+def _link(one: np.ndarray, other: np.ndarray) -> Link:
+    return Link(np.broadcast_to(one, other.shape).ravel(), other.ravel())
 
 
-def _tied(first: Layer, again: Layer, places: Places) -> Iterator[np.ndarray]:
+def _tied(first: Layer, again: Layer, places: Places) -> Iterator[Link]:
     """Give rows and columns of weights that are read in two ways, where they are the same ones."""
     for side, own in strides_of(again).items():
         for other, steps in strides_of(first).items():
             if steps == own and own:
-                yield _pairs(places.of((first.name, other)), places.of((again.name, side)))
+                yield _link(places.of((first.name, other)), places.of((again.name, side)))
 
 
 def strides_of(layer: Layer) -> dict[str, tuple[tuple[int, int], ...]]:
@@ -132,28 +169,35 @@ def _axes(layer: Layer) -> dict[str, list[tuple[int, int]]]:
     return {"in": found[1], "out": found[2]}
 
 
-def components(count: int, pairs: np.ndarray) -> np.ndarray:
-    """Return, of each number, the least that it is connected with by pairs."""
+def components(count: int, links: Sequence[Link]) -> np.ndarray:
+    """Return, of each number, the least that it is connected with.
+
+    Links go from first layers to last: there and back most of all is known.
+    """
     least = np.arange(count)
-    one, other = pairs[:, 0], pairs[:, 1]
     while True:
-        meet = np.minimum(least[one], least[other])
         before = least.copy()
-        for end in (one, other):
-            np.minimum.at(least, before[end], meet)
-            np.minimum.at(least, end, meet)
-        least = least[least]
+        for one, other, distinct in (*links, *reversed(links)):
+            meet = np.minimum(least[one], least[other])
+            if distinct:
+                least[one], least[other] = meet, meet
+            else:
+                np.minimum.at(least, one, meet)
+                np.minimum.at(least, other, meet)
         if np.array_equal(least, before):
             return least
 
 
-def as_rectangles(graph: Structure, places: Places, roots: np.ndarray) -> np.ndarray:
-    """Merge neurons of which a leaf could not be rid without a hole in it.
+def neurons_by_channel(graph: Structure, places: Places) -> np.ndarray:
+    """Return, of each channel, the least that is one neuron with it.
 
-    Where the outputs, or inputs, of a kernel are several axes of its leaf and neurons differ along
-    more than one of them, those that differ along the last alone are one.
+    A leaf must be able to lose a neuron without a hole in it. Where outputs, or inputs, of a kernel
+    are several axes of its leaf and neurons differ along more than one of them, those that differ
+    along the last alone are one.
     """
+    links = list(together(graph, places))
     while True:
+        roots = components(places.count, links)
         merged = []
         for layer in graph.layers:
             for side, axes in _axes(layer).items():
@@ -165,9 +209,7 @@ def as_rectangles(graph: Structure, places: Places, roots: np.ndarray) -> np.nda
                 along = [i for i, size in enumerate(sizes)
                          if size > 1 and (found != found.take([0], i)).any()]  # fmt: skip
                 if len(along) > 1:
-                    first = own.take([0], along[-1])
-                    merged.append(_pairs(np.broadcast_to(first, own.shape), own))
+                    merged.append(_link(own.take([0], along[-1]), own))
         if not merged:
             return roots
-        chain = np.stack([np.arange(len(roots)), roots], 1)
-        roots = components(len(roots), np.concatenate([chain, *merged]))
+        links += merged

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 from lap_jax.graph import drawing, shortcuts
 from lap_jax.graph.layers import Edge, Layer
+from lap_jax.graph.neurons import Neurons, neurons_of
 from lap_jax.graph.structure import Structure
 from lap_jax.tables import source_line, text_table
 
@@ -21,6 +24,11 @@ class Graph(Structure):
     def identity_shortcuts(self) -> Graph:
         """Return the graph with ones for what shortcuts bring, and for what becomes of it."""
         return shortcuts.identity_shortcuts(self)
+
+    @functools.cached_property
+    def neurons(self) -> Neurons:
+        """Which neurons there are: what goes together when one of them is removed."""
+        return neurons_of(self)
 
     def draw(self, path: str) -> None:
         """Write a picture, SVG."""

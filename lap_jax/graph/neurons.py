@@ -16,14 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lap_jax.errors import PruningError
-from lap_jax.graph.components import (
-    Places,
-    Side,
-    as_rectangles,
-    components,
-    strides_of,
-    together,
-)
+from lap_jax.graph.components import Places, Side, gates_of_many, neurons_by_channel, strides_of
 from lap_jax.graph.layers import IDENTITY, Index, Junction, Layer
 from lap_jax.graph.structure import Structure
 from lap_jax.tables import source_line, text_table
@@ -107,8 +100,7 @@ def neurons_of(graph: Structure) -> Neurons:
             "does not tell which neurons go together: use the graph that trace returned"
         )
     places = Places(graph)
-    roots = components(places.count, np.concatenate(list(together(graph, places))))
-    roots = as_rectangles(graph, places, roots)
+    roots = neurons_by_channel(graph, places)
     return _grouped(graph, places, roots)
 
 
@@ -142,6 +134,8 @@ def _fixed(graph: Structure, places: Places) -> Iterator[_Reason]:
             if not pairs:
                 why = f"what the weights of {name!r} multiply is not known"
                 yield from side(name, "out", why)
+    for name in gates_of_many(graph):
+        yield from side(name, "out", "each multiplies several neurons at once")
     for barrier in graph.barriers:
         why = f"barrier: {barrier.primitive}, {barrier.why}"
         for name in barrier.before:
@@ -182,6 +176,9 @@ def _is_stream(graph: Structure, name: str) -> bool:
     for edge in graph.into(name):
         if edge.source == IDENTITY:
             return True
+        if edge.is_plain:
+            times += 1
+            continue
         pairs = edge.pairs_of(graph.parts[edge.source].out_size, len(times))
         times[np.unique(pairs[:, 1])] += 1
     return bool((times > 1).any())
@@ -194,58 +191,68 @@ def _grouped(graph: Structure, places: Places, roots: np.ndarray) -> Neurons:
     written = np.zeros(len(roots), bool)
     for layer in graph.layers:
         written[roots[places.of((layer.name, "out"))]] = True
-    keys = _keys(places, roots)
-    reasons: dict[int, str] = {}
+    heads = np.flatnonzero(written)
+    keys, first, group_of = np.unique(
+        _keys(places, roots)[heads], return_index=True, return_inverse=True
+    )
+    rank = np.argsort(np.argsort(first))[group_of]  # groups in the order of their first neuron
+    order = np.argsort(rank, kind="stable")
+    numbers, groups_of = np.full(len(roots), -1), np.full(len(roots), -1)
+    numbers[heads[order]], groups_of[heads] = np.arange(len(heads)), rank
+    numbers, groups_of = numbers[roots], groups_of[roots]
+    why = [""] * len(keys)
     for reason in _fixed(graph, places):
-        for key in np.unique(keys[roots[reason.places]]):
-            reasons.setdefault(int(key), reason.why)
-    members: dict[int, list[int]] = {}
-    for root in np.flatnonzero(written & (roots == np.arange(len(roots)))).tolist():
-        members.setdefault(int(keys[root]), []).append(root)
-    numbers = np.full(len(roots), -1, np.int64)
-    own, start = [], 0
-    for key, found in members.items():
-        numbers[found] = np.arange(start, start + len(found))
-        own.append((key, start, len(found)))
-        start += len(found)
-    numbers = numbers[roots]
-    sides = {
-        side: Index(numbers[places.of(side)])
-        for side in places.starts
-        if (numbers[places.of(side)] >= 0).any()
-    }
-    groups = _named(graph, sides, own, reasons)
-    return Neurons(groups, sides, _vectors(graph, sides))
+        for group in _present(groups_of[reason.places], len(keys)):
+            why[group] = why[group] or reason.why
+    sides: dict[Side, Index] = {}
+    touched: list[list[Side]] = [[] for _ in keys]
+    for side in places.starts:
+        own = _present(groups_of[places.of(side)], len(keys))
+        if own:
+            sides[side] = Index(numbers[places.of(side)])
+        for group in own:
+            touched[group].append(side)
+    widths = np.bincount(rank, minlength=len(keys)).tolist()
+    groups = _named(graph, sides, widths, touched, why)
+    free = np.zeros(len(heads) + 1, bool)
+    for each in groups:
+        free[each.start : each.start + each.width] = not each.fixed
+    return Neurons(groups, sides, _vectors(graph, sides, free))
+
+
+def _present(numbers: np.ndarray, count: int) -> list[int]:
+    """Return which of the numbers below ``count`` there are; -1 is none."""
+    held = np.zeros(count + 1, bool)
+    held[numbers] = True
+    return np.flatnonzero(held[:-1]).tolist()
 
 
 def _keys(places: Places, roots: np.ndarray) -> np.ndarray:
     """Return by root a number that neurons between the same layers have in common."""
     rng = np.random.default_rng(0)
     keys = np.zeros(len(roots), np.uint64)
-    for side in dict.fromkeys(places.starts):
-        mark = rng.integers(1, 2**63, dtype=np.uint64)
-        own, times = np.unique(roots[places.of(side)], return_counts=True)
-        keys[own] += mark * times.astype(np.uint64)
-    return keys.astype(np.int64)
+    for side in places.starts:
+        np.add.at(keys, roots[places.of(side)], rng.integers(1, 2**63, dtype=np.uint64))
+    return keys
 
 
 def _named(
-    graph: Structure, sides: dict[Side, Index], own: Sequence[tuple[int, int, int]],
-    reasons: dict[int, str],
+    graph: Structure, sides: dict[Side, Index], widths: Sequence[int],
+    touched: Sequence[Sequence[Side]], why: Sequence[str],
 ) -> tuple[NeuronGroup, ...]:  # fmt: skip
-    touched: dict[int, list[Side]] = {}
-    starts = np.array([start for _, start, _ in own])
-    for side, numbers in sides.items():
-        held = np.unique(numbers.values[numbers.values >= 0])
-        for place in np.unique(np.searchsorted(starts, held, "right") - 1).tolist():
-            touched.setdefault(place, []).append(side)
+    """Return the groups.
+
+    Args:
+      graph, sides: with the number of each channel's neuron.
+      widths, touched, why: by group, how many neurons, on which sides, and why they stay.
+    """
     layers = {layer.name for layer in graph.layers}
     streams = {part.name for part in graph.junctions
                if part.kind == "sum" and _is_stream(graph, part.name)}  # fmt: skip
     names: dict[str, int] = {}
     groups = []
-    for place, (key, start, width) in enumerate(own):
-        found = touched[place]
+    starts = np.cumsum([0, *widths[:-1]]).tolist()
+    for found, start, width, fixed in zip(touched, starts, widths, why, strict=True):
         writes = tuple(name for name, which in found if which == "out" and name in layers)
         reads = tuple(name for name, which in found if which == "in" and name in layers)
         parts = {name for name, _ in found} - layers
@@ -258,8 +265,7 @@ def _named(
         names[writes[0]] += 1
         name = writes[0] if not times else f"{writes[0]} ({times + 1})"
         channels = int((sides[writes[0], "out"].values == start).sum())
-        groups.append(NeuronGroup(name, kind, width, start, writes, reads, channels,
-                                  reasons.get(key, "")))  # fmt: skip
+        groups.append(NeuronGroup(name, kind, width, start, writes, reads, channels, fixed))
     return tuple(groups)
 
 
@@ -278,8 +284,13 @@ def _rotates(graph: Structure, sums: set[str]) -> bool:
     return all(len(origins(name)) == 1 for name in sums)
 
 
-def _vectors(graph: Structure, sides: dict[Side, Index]) -> dict[str, Index]:
-    """Return which neurons entries of biases, scales and means belong to."""
+def _vectors(graph: Structure, sides: dict[Side, Index], free: np.ndarray) -> dict[str, Index]:
+    """Return which neurons entries of biases, scales and means belong to, if some can go.
+
+    Args:
+      graph, sides: with the number of each channel's neuron.
+      free: whether a neuron can go; False at the end, for none.
+    """
     rows: dict[str, list[np.ndarray]] = {}
     for part in graph.parts.values():
         if (part.name, "out") not in sides:
@@ -296,9 +307,8 @@ def _vectors(graph: Structure, sides: dict[Side, Index]) -> dict[str, Index]:
         held = sides.get((each.target, "out"))
         numbers = np.full(len(pairs), -1) if held is None else held.values[pairs[:, 1]]
         rows.setdefault(each.source, []).append(np.stack([pairs[:, 0], numbers], 1))
-    # An entry without a neuron is not listed, unless it has one as well: then it stays.
     return {
         path: Index(np.unique(np.concatenate(parts), axis=0))
         for path, parts in rows.items()
-        if any((part[:, 1] >= 0).any() for part in parts)
+        if any(free[part[:, 1]].any() for part in parts)
     }

@@ -112,10 +112,9 @@ def checked_scope(scope: str | Scope) -> Scope:
             raise PruningError(f"scope: group is {scope.group!r}, expected (n, m) with 0 < n < m")
         if scope.compare != "layer" or scope.unit != (1, 1):
             raise PruningError("scope: a group (n, m) goes with single weights of one layer alone")
-    if scope.unit == "neuron":
-        return scope
     if scope.axis is None:
-        return scope._replace(axis=-1 if scope.unit == "channel" else -2)
+        axis = None if scope.unit == "neuron" else -1 if scope.unit == "channel" else -2
+        return scope._replace(axis=axis)
     if isinstance(scope.axis, bool) or not isinstance(scope.axis, int):
         raise PruningError(f"scope: axis is {scope.axis!r}, expected -2 (inputs) or -1 (outputs)")
     if scope.unit == "channel" and scope.axis not in (-2, -1):

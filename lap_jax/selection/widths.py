@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from lap_jax.errors import PruningError
+from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import matching
-from lap_jax.graph.neurons import NeuronGroup, Neurons, neurons_of
-from lap_jax.graph.structure import Structure
+from lap_jax.graph.neurons import NeuronGroup, Neurons
 from lap_jax.paths import has_collections, shapes_by_path
 from lap_jax.selection.scopes import Scope, checked_scope
 from lap_jax.selection.sparsity import Sparsity, kept_count, sparsity_per_layer
 
 
 def neuron_groups(
-    graph: Structure, sparsity: Sparsity | None = None, *, scope: Scope | None = None
+    graph: Graph, sparsity: Sparsity | None = None, *, scope: Scope | None = None
 ) -> Neurons:
     """Return which neurons there are, and what would go: nothing is computed.
 
@@ -50,7 +50,7 @@ def neuron_groups(
       a      neurons        3     2  a           b        -
       b      neurons        2     2  b           -        the network returns it
     """
-    neurons = neurons_of(graph)
+    neurons = graph.neurons
     if sparsity is None:
         return neurons
     scope = _of_neurons(scope)
@@ -62,7 +62,7 @@ def neuron_groups(
 
 
 def sparsity_within(
-    params: Any, graph: Structure, parameters: int, *, scope: Scope | None = None,
+    params: Any, graph: Graph, parameters: int, *, scope: Scope | None = None,
     whole: Sequence[str] = (),
 ) -> dict[str, float]:  # fmt: skip
     """Return the sparsity at which a network of whole neurons has at most so many parameters.
@@ -91,7 +91,7 @@ def sparsity_within(
       >>> neuron_groups(graph, sparsity_within(params, graph, 20)).kept
       {'a': 3}
     """
-    scope, neurons = _of_neurons(scope), neurons_of(graph)
+    scope, neurons = _of_neurons(scope), graph.neurons
     if scope.compare == "global":
         raise PruningError(
             "scope compares all neurons: how many of which group go, and with them how many "
@@ -257,7 +257,7 @@ def _check_uniform(neurons: Neurons, levels: Sequence[float]) -> None:
 
 
 def parameters_left(
-    graph: Structure, neurons: Neurons, shapes: Mapping[str, tuple[int, ...]], kept: Sequence[int]
+    graph: Graph, neurons: Neurons, shapes: Mapping[str, tuple[int, ...]], kept: Sequence[int]
 ) -> int:
     """Return how many parameters are left when so many neurons of each free group stay.
 
