@@ -93,9 +93,9 @@ def _dot(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[
     assert isinstance(kernel, FromParams)
     if kernel.is_constant:
         if not value.sources:
-            return [value._replace(shape=shape, gain=())]
+            return [value._replace(shape=shape, gain=(), heads=())]
         if value.is_constant(own.gone):
-            return [moved(value, own.passed_on(shape), shape)]
+            return [moved(value._replace(heads=()), own.passed_on(shape), shape)]
         return builder.barrier(eqn, values, "it mixes the channels by a constant matrix")
     return [contracted(builder, eqn, Labelled(value, own.labels), Labelled(kernel, other.labels),
                        _result_labels(sides))]  # fmt: skip

@@ -109,7 +109,7 @@ def _changes(value: Value, body: Jaxpr, place: int, n_consts: int) -> bool:
 def _carried(value: Value, lost: Break) -> Traced:
     """Return what a loop carries, at some step."""
     if isinstance(value, Traced):
-        return value._replace(breaks=value.breaks | {lost}, unit=True, sources=())
+        return value._replace(breaks=value.breaks | {lost}, unit=True, sources=(), heads=())
     return Traced(value.shape, unit=True, breaks=frozenset([lost]))
 
 
@@ -121,7 +121,7 @@ def _any_step(value: Value) -> Value:
     lost = {Break(source.node, "scan", "", "a loop goes over the channels") for source in over}
     kept = tuple(source for source in value.sources if channels.constant(source.ids, [0]))
     unit, breaks = value.unit or bool(lost), value.breaks | lost
-    found = value._replace(sources=kept, gain=(), unit=unit, breaks=breaks)
+    found = value._replace(sources=kept, gain=(), unit=unit, breaks=breaks, heads=())
     return step_of_value(found, 0)
 
 

@@ -17,9 +17,15 @@ from lap_jax.tracing.contracting import CONTRACTING
 from lap_jax.tracing.interpreter import Interpreter, Run, out_shapes
 from lap_jax.tracing.looping import branch, loop
 from lap_jax.tracing.making import MAKING, entrywise
-from lap_jax.tracing.moving import MOVEMENTS, MOVEMENTS_OF_PARAMETERS, SCATTERING
+from lap_jax.tracing.moving import (
+    ANYWHERE,
+    MOVEMENTS,
+    MOVEMENTS_OF_PARAMETERS,
+    MOVING,
+    SCATTERING,
+)
 from lap_jax.tracing.parameters import OF_PARAMETERS, ParameterRule, constants
-from lap_jax.tracing.reducing import REDUCING
+from lap_jax.tracing.reducing import REDUCING, REDUCTION
 from lap_jax.tracing.sharing import beside, shifted
 from lap_jax.tracing.values import FromParams, Traced, Value, opaque, traced
 
@@ -41,6 +47,12 @@ _REASONS = {
     "numbers",
 }
 """Why a primitive without a rule has none, where there is more to say."""
+
+
+# Elsewhere it is not told which head an element is of, only that it is of none.
+_KEEPS_HEADS = frozenset(
+    (*ARITHMETIC, *REDUCTION, *(name for name in MOVING if name not in ANYWHERE), "dot_general")
+)
 
 
 def graph_interpreter(builder: GraphBuilder) -> Interpreter:
@@ -72,7 +84,7 @@ def _equation(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequ
         if name in RULES:
             found = RULES[name](builder, eqn, values)
             _leave(builder, eqn, values)
-            return found
+            return found if name in _KEEPS_HEADS else [_headless(value) for value in found]
         return builder.barrier(
             eqn, values, _REASONS.get(name, f"{name} is not known to keep channels apart")
         )
@@ -81,6 +93,10 @@ def _equation(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequ
     if name in PARAMETER_RULES:
         return PARAMETER_RULES[name](eqn, known)
     return [opaque(known, shape) for shape in out_shapes(eqn)]
+
+
+def _headless(value: Value) -> Value:
+    return value._replace(heads=()) if isinstance(value, Traced) else value
 
 
 def _leave(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> None:

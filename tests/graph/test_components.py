@@ -1,0 +1,73 @@
+"""Components against a search from each number; rectangles of leaves with several axes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lap_jax
+from lap_jax.graph.components import Link, Places, components, gates_of_many, neurons_by_channel
+from lap_jax.graph.graph import Graph
+from lap_jax.graph.layers import Edge, Layer
+
+
+def searched(count: int, pairs: list[tuple[int, int]]) -> list[int]:
+    """The least number that each is connected with, one step at a time."""
+    found = []
+    for start in range(count):
+        seen, waiting = {start}, [start]
+        while waiting:
+            here = waiting.pop()
+            beside = {b for a, b in pairs if a == here} | {a for a, b in pairs if b == here}
+            waiting += beside - seen
+            seen |= beside
+        found.append(min(seen))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_components_are_what_a_search_finds(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    one, other = rng.integers(0, 30, (2, 18))
+    links = [Link(slice(0, 4), slice(10, 14), True), Link(one, other)]
+    pairs = [*zip(range(4), range(10, 14), strict=True),
+             *zip(one.tolist(), other.tolist(), strict=True)]  # fmt: skip
+    assert components(30, links).tolist() == searched(30, pairs)
+
+
+def test_a_depthwise_convolution_passes_a_channel_on_and_a_grouped_one_keeps_groups_whole() -> None:
+    layers = (Layer("a", "a", (1, 1, 2, 4)), Layer("depth", "depth", (3, 3, 1, 8), 4),
+              Layer("group", "group", (3, 3, 4, 6), 2))  # fmt: skip
+    graph = Graph(layers, (Edge("a", "depth"), Edge("depth", "group")))
+    places = Places(graph)
+    roots = neurons_by_channel(graph, places)
+    assert roots[places.of(("a", "out"))].tolist() == [0, 0, 2, 2]
+    assert roots[places.of(("depth", "out"))].tolist() == [0] * 4 + [2] * 4
+    assert roots[places.of(("group", "out"))].tolist() == [0] * 3 + [2] * 3
+
+
+def test_what_no_rectangle_is_left_without_goes_together() -> None:
+    def model(p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        x = jax.nn.relu(jnp.einsum("bd,dhe->bhe", x, p["a"]))  # two axes, in no head
+        return jnp.einsum("bhe,hec->bc", x, p["b"])
+
+    params = {"a": jnp.ones((5, 2, 3)), "b": jnp.ones((2, 3, 4))}
+    graph = lap_jax.trace(model, params, jnp.ones((1, 5)))
+    (group, _) = graph.neurons.groups
+    assert (group.width, group.channels) == (2, 3)
+
+
+def test_a_router_gates_many_neurons_and_a_partner_one_each() -> None:
+    def model(p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        gate, up = x @ p["gate"], x @ p["up"]
+        each = jnp.einsum("bh,ehd->bed", gate * up, p["experts"])
+        return jnp.einsum("be,bed->bd", jax.nn.softmax(x @ p["router"]), each) @ p["out"]
+
+    shapes = {"gate": (5, 3), "up": (5, 3), "experts": (2, 3, 4), "router": (5, 2), "out": (4, 2)}
+    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    graph = lap_jax.trace(model, params, jax.ShapeDtypeStruct((1, 5), jnp.float32))
+    assert gates_of_many(graph) == ["router"]
+    found = {group.name: (group.width, group.writes, group.fixed) for group in graph.neurons.groups}
+    assert found["gate"] == (3, ("gate", "up"), "")
+    assert found["experts"] == (4, ("experts",), "")
+    assert found["router"][2] == "each multiplies several neurons at once"
