@@ -86,14 +86,15 @@ def lookahead_masks(
         and the head among them: `Graph.pin` leaves layers whole.
       chain: what feeds what: a `Graph`, or a declaration for `lap_jax.chain`.
       sparsity: fraction removed, in [0, 1): a number, one per layer in a sequence, or a mapping
-        from layer names or patterns (``{"Conv_*": 0.9, "*": 0.5}``).
+        from layer names or patterns (``{"Conv_*": 0.9, "*": 0.5}``). Of whole neurons, groups
+        (`neuron_groups`) stand for layers, and kinds are keys too: ``{"heads": 0.25, "*": 0.5}``.
       method: one of `METHODS` by name, a `Method`, or a score function, which stands for
         ``Method(function)``.
       steps: number of sequential steps, in place of the method's own (1, or 5 for "-seq").
       effective: whether only weights on a path from input to output are to be kept, in place of the
         method's own choice (`Method`); `summarize` tells how many are.
       scope: what competes with what: "layer", "global", or a `Scope`, such as
-        ``Scope(group=(2, 4))`` or ``Scope(unit="channel")``.
+        ``Scope(group=(2, 4))`` or ``Scope(unit="neuron")``.
       batch_stats: running statistics of the batch norms in the chain, where ``params`` does not
         hold them.
       key: PRNG key, for random scores.
@@ -108,7 +109,8 @@ def lookahead_masks(
       A tree of the structure of ``params``: for the kernels in the chain a boolean array of the
       kernel's shape and sharding, True where the weight stays, with exactly
       ``round((1 - sparsity) * size)`` True entries (of blocks, channels or groups: as many of
-      those); for every other leaf a scalar True. Equal scores are told apart by position: the
+      those); for every other leaf a scalar True, but where whole neurons go: then masks of biases,
+      scales and means go with those of the kernels. Equal scores are told apart by position: the
       earlier in row-major order stays.
 
     Warns:
@@ -137,7 +139,7 @@ def lookahead_masks(
     graph = with_outputs(graph, scope)
     levels = levels_by_name(graph, scope, sparsity)
     warn_if_cancelled(method, scope)
-    warn_if_unread(graph)
+    warn_if_unread(graph, scope)
     kept = kept_by_step(graph, method, scope, levels)
     start = None if masks is None else earlier_masks(graph, scope, params, masks, kept[-1])
     by_path = masks_by_path(
@@ -146,9 +148,14 @@ def lookahead_masks(
     return map_by_path(lambda path, _: by_path.get(path, jnp.bool_(True)), params)
 
 
-def warn_if_unread(graph: Graph) -> None:
-    """Warn of weights that no layer of the graph holds, so that they stay whole."""
-    left = [each for each in graph.unread if each.is_weight]
+def warn_if_unread(graph: Graph, scope: Scope) -> None:
+    """Warn of weights that no layer of the graph holds, so that they stay whole.
+
+    What is added to channels goes with neurons, or `neuron_groups` tells why not.
+    """
+    added = {each.source for each in graph.shared} | {path for path, _ in graph.loose}
+    known = added if scope.unit == "neuron" else set[str]()
+    left = [each for each in graph.unread if each.is_weight and each.path not in known]
     if left:
         count = "1 leaf is" if len(left) == 1 else f"{len(left)} leaves are"
         warnings.warn(

@@ -55,7 +55,7 @@ FLOORS: list[set[str]] = [
     {"selection", "tracing", "report"},
     {"methods", "checks", "shrinking"},
     {"network"},
-    {"effective"},
+    {"effective", "neurons", "competing"},
     {"passes"},
     {"pruning"},
     {"gradual"},
