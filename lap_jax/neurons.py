@@ -14,7 +14,7 @@ from jax.sharding import Sharding
 from lap_jax.batching import for_each, is_traced
 from lap_jax.errors import PruningError
 from lap_jax.graph.layers import Layer
-from lap_jax.graph.neurons import NeuronGroup, Neurons
+from lap_jax.graph.groups import NeuronGroup, Neurons
 from lap_jax.meshes import as_laid_out
 from lap_jax.methods import looks
 from lap_jax.network import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 
 from lap_jax.graph import drawing, shortcuts
+from lap_jax.graph.groups import Neurons, neurons_of
 from lap_jax.graph.layers import Edge, Layer
-from lap_jax.graph.neurons import Neurons, neurons_of
 from lap_jax.graph.structure import Structure
 from lap_jax.tables import source_line, text_table
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.graph import Graph
+from lap_jax.graph.groups import NeuronGroup, Neurons
 from lap_jax.graph.layers import matching
-from lap_jax.graph.neurons import NeuronGroup, Neurons
 from lap_jax.paths import has_collections, shapes_by_path
 from lap_jax.selection.scopes import Scope, checked_scope
 from lap_jax.selection.sparsity import Sparsity, kept_count, sparsity_per_layer
@@ -168,11 +168,14 @@ def levels_of(neurons: Neurons, sparsity: Sparsity) -> tuple[float, ...]:
 def _groups_of(neurons: Neurons, key: str) -> list[NeuronGroup]:
     """Return the groups that a key of a mapping names."""
     layers = [name for group in neurons.groups for name in (group.name, *group.writes)]
-    kinds = {group.kind for group in neurons.groups}
+    kinds = dict.fromkeys(group.kind for group in neurons.groups)
     if key in ("neurons", "heads", "streams") and key not in layers:
-        return [group for group in neurons.groups if group.kind == key]
+        found = [group for group in neurons.groups if group.kind == key]
+        if not found:
+            raise PruningError(f"sparsity: there are no {key} in the graph, but {', '.join(kinds)}")
+        return found
     try:
-        wanted = set(matching(key, dict.fromkeys((*layers, *kinds))))
+        wanted = set(matching(key, dict.fromkeys(layers)))
     except PruningError as error:
         raise PruningError(f"sparsity: {error}") from None
     return [group for group in neurons.groups if wanted & {group.name, *group.writes}]

@@ -39,6 +39,9 @@ def test_a_mapping_names_groups_layers_or_kinds(llama: tuple[Any, lap_jax.Graph]
     assert levels_of(neurons, {"*_0/*": 0.5, "heads": 0.25, "*": 0}) == (0.5, 0.5, 0.5, 0.25, 0)
     with pytest.raises(PruningError, match=r"^sparsity: no layer 'layers_9/q'"):
         levels_of(neurons, {"layers_9/q": 0.5, "*": 0.0})
+    dense = lap_jax.chain({name: {"kernel": jnp.ones((2, 2))} for name in "ab"}, ["a", "b"])
+    with pytest.raises(PruningError, match=r"there are no heads in the graph, but neurons$"):
+        levels_of(dense.neurons, {"heads": 0.5, "*": 0.0})
     with pytest.raises(PruningError, match=r"'head' cannot be pruned.*the network returns it$"):
         levels_of(neurons, {"head": 0.5, "*": 0.0})
     with pytest.raises(PruningError, match=r"'layers_1/q' is given no sparsity"):
