@@ -13,8 +13,8 @@ from jax.sharding import Sharding
 
 from lap_jax.batching import for_each, is_traced
 from lap_jax.errors import PruningError
-from lap_jax.graph.layers import Layer
 from lap_jax.graph.groups import NeuronGroup, Neurons
+from lap_jax.graph.layers import Layer
 from lap_jax.meshes import as_laid_out
 from lap_jax.methods import looks
 from lap_jax.network import (
@@ -30,10 +30,10 @@ from lap_jax.network import (
     with_tied,
 )
 from lap_jax.scoring.kernels import Layout, as_read, layout_of
-from lap_jax.scoring.norms import euclidean, near_largest
+from lap_jax.scoring.norms import euclidean, lamp, near_largest
 from lap_jax.scoring.propagation import Flow, Propagation, changed, removals
 from lap_jax.scoring.scores import Sides, along_kernel, flow
-from lap_jax.selection.scopes import Scope, lamp
+from lap_jax.selection.scopes import Scope
 from lap_jax.selection.top_k import keep_largest
 from lap_jax.selection.widths import evened
 

@@ -160,6 +160,11 @@ def test_what_says_nothing_of_neurons_is_refused(options: Any, message: str) -> 
         masks(**options)
 
 
+def test_scores_without_a_graph_tell_no_neurons() -> None:
+    with pytest.raises(PruningError, match=r"^scope: whole neurons are told by a graph"):
+        lap_jax.masks_from_scores({"a": jnp.ones((2, 2))}, 0.5, scope=NEURON)
+
+
 # ---------------------------------------------------------------- what shrink makes of it
 
 

@@ -177,7 +177,7 @@ def _is_stream(graph: Structure, name: str) -> bool:
         if edge.source == IDENTITY:
             return True
         if edge.is_plain:
-            times += 1
+            times[: graph.parts[edge.source].out_size] += 1
             continue
         pairs = edge.pairs_of(graph.parts[edge.source].out_size, len(times))
         times[np.unique(pairs[:, 1])] += 1

@@ -158,3 +158,18 @@ def _bits(x: jax.Array) -> jax.Array:
     """Return ``|x|`` as whole numbers in the same order."""
     word = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
     return lax.bitcast_convert_type(jnp.abs(x), word)
+
+
+def lamp(scores: jax.Array) -> jax.Array:
+    """Return the squares over the sum of those that are not smaller."""
+    flat = lifted(scores, is_tiny(scores)).reshape(-1)
+    flat = flat / near_largest(flat)
+    places = lax.iota(jnp.int32, flat.size)
+    rising, places = lax.sort((flat, places), num_keys=1)
+    tail = lax.cumsum(jnp.square(rising), reverse=True)
+    # Of equal scores all have the sum that includes all of them: that of the first.
+    first = jnp.concatenate([jnp.ones(1, bool), rising[1:] != rising[:-1]])
+    tail = lax.cummin(jnp.where(first, tail, jnp.inf))
+    lamp = jnp.square(rising) / jnp.where(tail > 0, tail, 1)
+    found = jnp.zeros_like(flat).at[places].set(lamp, unique_indices=True)
+    return found.reshape(scores.shape)

@@ -19,6 +19,7 @@ from lap_jax.scoring.norms import (
     add_up,
     in_memory,
     is_tiny,
+    lamp,
     lifted,
     lowered,
     near_largest,
@@ -152,6 +153,8 @@ def units(scope: Scope, name: str, shape: Sequence[int]) -> int:
                 f"of {scope.group[1]}: leave it whole with sparsity 0"
             )
         return scope.group[1]
+    if scope.unit == "neuron":
+        raise PruningError("scope: whole neurons are told by a graph: use lookahead_masks")
     if scope.unit == "channel":
         return shape[_axis(scope, name, shape)]
     rows, columns = _block(scope)
@@ -393,21 +396,6 @@ def _by_norm(
         total = add_up(total, -1)
     scale = near * jnp.sqrt(total)
     return tiny, jnp.where(scale > 0, 1 / scale, 1)
-
-
-def lamp(scores: jax.Array) -> jax.Array:
-    """Return the squares over the sum of those that are not smaller."""
-    flat = lifted(scores, is_tiny(scores)).reshape(-1)
-    flat = flat / near_largest(flat)
-    places = lax.iota(jnp.int32, flat.size)
-    rising, places = lax.sort((flat, places), num_keys=1)
-    tail = lax.cumsum(jnp.square(rising), reverse=True)
-    # Of equal scores all have the sum that includes all of them: that of the first.
-    first = jnp.concatenate([jnp.ones(1, bool), rising[1:] != rising[:-1]])
-    tail = lax.cummin(jnp.where(first, tail, jnp.inf))
-    lamp = jnp.square(rising) / jnp.where(tail > 0, tail, 1)
-    found = jnp.zeros_like(flat).at[places].set(lamp, unique_indices=True)
-    return found.reshape(scores.shape)
 
 
 def whole_units(scope: Scope, mask: jax.Array) -> jax.Array:

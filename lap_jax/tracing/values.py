@@ -182,8 +182,7 @@ class Traced(NamedTuple):
       gain: powers of parameters that multiply a value without sources.
       unit: whether it brings something that has no layer, such as the network's input.
       breaks: what it depends on, but not channel by channel.
-      heads: of weights of positions, the products of queries and keys that they come from, and
-        which channel of these stands for the head.
+      heads: of weights of positions, which channel of queries and keys stands for the head.
     """
 
     shape: tuple[int, ...]
@@ -230,16 +229,15 @@ def moved(value: Value, movement: Movement, shape: Sequence[int]) -> Value:
     """
     shape = tuple(shape)
     if isinstance(value, Traced):
-        sources = [
-            source._replace(ids=move(CHANNELS, source.ids, movement)) for source in value.sources
-        ]
+        sources, heads = (
+            [part._replace(ids=move(CHANNELS, part.ids, movement)) for part in parts]
+            for parts in (value.sources, value.heads)
+        )
         return value._replace(
             shape=shape,
             sources=tuple(source for source in sources if channels.holds_any(source.ids)),
             gain=_moved_powers(value.gain, movement),
-            heads=tuple(
-                head._replace(ids=move(CHANNELS, head.ids, movement)) for head in value.heads
-            ),
+            heads=tuple(heads),
         )
     if value.powers is None:
         how = _moved_made(value, movement)
@@ -400,8 +398,7 @@ def _moved_product(made: Product, shape: Sequence[int], step: Step) -> Product |
 def _moved_powers(powers: Sequence[Power], movement: Movement) -> tuple[Power, ...]:
     """Return those of the powers that can be moved, moved."""
     views = [move(VIEWS, power.view, movement) for power in powers]
-    pairs = zip(powers, views, strict=True)
-    return tuple(power._replace(view=view) for power, view in pairs if view is not None)
+    return tuple(p._replace(view=view) for p, view in zip(powers, views, strict=True) if view)
 
 
 def fit(value: Value, shape: tuple[int, ...]) -> Value:
