@@ -10,6 +10,7 @@ from lap_jax.graph.layers import IDENTITY, Edge, Layer, Norm
 from lap_jax.methods import METHODS, Method
 from lap_jax.pruning import lookahead_masks, lookahead_scores, masks_from_scores
 from lap_jax.recalibration import recalibrate
+from lap_jax.repairing import repair
 from lap_jax.report import Summary, SummaryRow, summarize
 from lap_jax.retraining import KeepPrunedState, apply_masks, keep_pruned
 from lap_jax.scoring.propagation import Measured
@@ -61,6 +62,7 @@ __all__ = [
     "prune_in_training",
     "read_metadata",
     "recalibrate",
+    "repair",
     "save_masks",
     "save_pruned",
     "shrink",

@@ -53,7 +53,7 @@ FLOORS: list[set[str]] = [
     {"graph"},
     {"scoring"},
     {"selection", "tracing", "report"},
-    {"methods", "checks", "shrinking"},
+    {"methods", "checks", "shrinking", "repairing"},
     {"network"},
     {"effective", "neurons", "competing"},
     {"passes"},

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lap_jax.errors import PruningError
-from lap_jax.paths import checked_mask, is_array, leaves_by_path
+from lap_jax.paths import checked_mask, leaves_by_path
 from lap_jax.retraining import apply_masks
 from lap_jax.shrinking.cuts import Kept, cut, kept_of
 from lap_jax.shrinking.cutter import Call, Cutter, is_key, run_small
@@ -20,7 +20,7 @@ from lap_jax.shrinking.plan import Plan, rule_of
 from lap_jax.shrinking.rules import FULL, is_half
 from lap_jax.shrinking.slices import sizes
 from lap_jax.shrinking.small import Small, Work
-from lap_jax.tracing.model import as_model, holds_variables
+from lap_jax.tracing.model import as_masked_model
 
 
 def shrink(
@@ -73,11 +73,7 @@ def shrink(
       >>> small.variables["a"].shape, small.variables["b"].shape
       ((4, 2), (2, 2))
     """
-    if holds_variables(model) and not _has_numbers(variables):  # masks, then, and inputs
-        first, *others = (masks, *inputs) if inputs or masks is not None else ((),)
-        own, masks = as_model(model, first, others), variables
-    else:
-        own = as_model(model, variables, inputs)
+    own, masks = as_masked_model(model, variables, masks, inputs)
     _check_values(own.variables)
     if masks is None and not fold:
         raise PruningError(
@@ -110,12 +106,6 @@ def _made(cutter: Cutter, masked: Any, inputs: tuple[Any, ...], tolerance: float
 
 
 # ---------------------------------------------------------------- what is given
-
-
-def _has_numbers(tree: Any) -> bool:
-    return any(
-        is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(tree)
-    )
 
 
 def _check_values(variables: Any) -> None:

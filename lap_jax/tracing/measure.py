@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Layer, nearest
-from lap_jax.scoring.norms import add_up
 from lap_jax.scoring.propagation import Measured
 from lap_jax.scoring.scores import widen
 from lap_jax.tracing import channels
 from lap_jax.tracing.builder import GraphBuilder
-from lap_jax.tracing.interpreter import Interpreter, Program, Run, evaluate, programs, read
-from lap_jax.tracing.looping import goes_over_layers, step_of_value, unrolled
+from lap_jax.tracing.interpreter import read
 from lap_jax.tracing.model import as_model
-from lap_jax.tracing.movements import array_moves, move, step_of
-from lap_jax.tracing.primitives import graph_interpreter
+from lap_jax.tracing.pairs import Pair, by_channel, pair_interpreter
 from lap_jax.tracing.trace import model_program
-from lap_jax.tracing.values import Traced, Value, stacked
-
-# Calls with derivatives of their own.
-_CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
-_ARRAYS = array_moves(jnp)
-
-
-class _Pair(NamedTuple):
-    """A value as channel numbers and as an array."""
-
-    seen: Any
-    array: jax.Array
 
 
 class _Input(NamedTuple):
@@ -101,11 +84,11 @@ def measure(
         program, builder, values = model_program(function, variables, inputs, static)
         check_fits(graph, builder.shapes)
         arrays = jax.tree.leaves((variables, inputs))
-        pairs = [_Pair(*pair) for pair in zip(values, arrays, strict=True)]
+        pairs = [Pair(*pair) for pair in zip(values, arrays, strict=True)]
 
         def forward(taps: dict[int, jax.Array] | None) -> tuple[list[jax.Array], _Tape]:
             own, tape = GraphBuilder(builder.shapes, builder.kernels), _Tape(taps)
-            outs = read(_pair_interpreter(own, tape), program, pairs)
+            outs = read(pair_interpreter(own, tape.note, tape.tap), program, pairs)
             _check_layers(graph, own)
             return [
                 out.array for out in outs if jnp.issubdtype(out.array.dtype, jnp.floating)
@@ -183,8 +166,9 @@ class _Tape:
         self.places: dict[int, tuple[str, np.ndarray]] = {}
         self.inputs: dict[str, _Input] = {}
 
-    def note(self, name: str, square: jax.Array, active: jax.Array) -> None:
+    def note(self, name: str, x: jax.Array, rows: np.ndarray, size: int) -> None:
         """Note what reaches a layer, once more where it is read again."""
+        square, active = _energies(x, rows, size)
         old = self.inputs.get(name)
         if old is not None:
             times = old.times + 1
@@ -199,72 +183,11 @@ class _Tape:
         return array if self.taps is None else array + self.taps[place]
 
 
-def _pair_interpreter(builder: GraphBuilder, tape: _Tape) -> Interpreter:
-    """Return how to read a program as channel numbers and as arrays at once."""
-    graph = graph_interpreter(builder)
-
-    def evaluated(eqn: JaxprEqn, values: Sequence[_Pair], seen: Sequence[Value]) -> list[_Pair]:
-        arrays = evaluate(eqn, [value.array for value in values])
-        return [_Pair(*pair) for pair in zip(seen, arrays, strict=True)]
-
-    def seen_in(values: Sequence[_Pair]) -> list[Value]:
-        return [value.seen for value in values]
-
-    def seen_by(inner: Program) -> Run:
-        return functools.partial(read, graph, inner)
-
-    def literal(value: Any) -> _Pair:
-        return _Pair(graph.literal(value), value)
-
-    def equation(eqn: JaxprEqn, values: list[_Pair]) -> Sequence[_Pair]:
-        builder.readings.clear()
-        found = evaluated(eqn, values, graph.equation(eqn, seen_in(values)))
-        for reading in builder.readings:
-            if reading.rows is not None:
-                (x,) = (value.array for value in values if isinstance(value.seen, Traced))
-                size = builder.layers[reading.layer].in_size
-                tape.note(reading.layer, *_energies(x, reading.rows, size))
-            sources = [source for source in found[0].seen.sources if source.node == reading.layer]
-            if len(builder.readings) == len(sources) == len(found[0].seen.sources) == 1:
-                tapped = tape.tap(reading.layer, sources[0].ids, found[0].array)
-                found[0] = found[0]._replace(array=tapped)
-        return found
-
-    def call(eqn: JaxprEqn, values: list[_Pair], run: Run) -> Sequence[_Pair]:
-        if eqn.primitive.name not in _CUSTOM:
-            return run(values)
-        builder.readings.clear()
-        seen = seen_by(programs(eqn)[0])(seen_in(values))
-        return run(values) if builder.readings else evaluated(eqn, values, seen)
-
-    def branches(eqn: JaxprEqn, values: list[_Pair], runs: Sequence[Run]) -> Sequence[_Pair]:
-        seen = graph.branches(eqn, seen_in(values), [seen_by(each) for each in programs(eqn)])
-        return evaluated(eqn, values, seen)
-
-    def loop(eqn: JaxprEqn, values: list[_Pair], run: Run) -> Sequence[_Pair]:
-        if goes_over_layers(eqn, seen_in(values)):
-            return unrolled(eqn, values, run, _step_of_pair, _stacked_pairs)
-        seen = graph.loop(eqn, seen_in(values), seen_by(programs(eqn)[0]))
-        return evaluated(eqn, values, seen)
-
-    return Interpreter(literal, equation, call, branches, loop, builder.calls)
-
-
-def _step_of_pair(value: _Pair, step: int) -> _Pair:
-    movement = step_of(value.array.shape, step)
-    return _Pair(step_of_value(value.seen, step), move(_ARRAYS, value.array, movement))
-
-
-def _stacked_pairs(parts: Sequence[_Pair]) -> _Pair:
-    seen = stacked([part.seen for part in parts])
-    return _Pair(seen, jnp.stack([part.array for part in parts]))
-
-
 def _energies(x: jax.Array, rows: np.ndarray, size: int) -> tuple[jax.Array, jax.Array]:
     """Return means over samples and positions, by input: of squares, and of what is not zero."""
     count = x.size // size
     square, active = widen(x) ** 2, (x != 0).astype(jnp.float32)
-    return _by_channel(square, rows, size) / count, _by_channel(active, rows, size) / count
+    return by_channel(square, rows, size) / count, by_channel(active, rows, size) / count
 
 
 def _outputs(
@@ -275,18 +198,9 @@ def _outputs(
     for place, change in changes.items():
         name, ids = places[place]
         size = int(channels.small(ids).max()) + 1
-        energy = _by_channel(widen(change) ** 2, ids, size) / change.shape[0]
+        energy = by_channel(widen(change) ** 2, ids, size) / change.shape[0]
         energies[name] = energies.get(name, 0.0) + energy
     return {name: jnp.sqrt(energy) for name, energy in energies.items()}
-
-
-def _by_channel(values: jax.Array, ids: np.ndarray, size: int) -> jax.Array:
-    """Return sums of values over the elements of each channel, ``[size]``."""
-    thin = channels.small(ids)
-    for axis in range(values.ndim):
-        if thin.shape[axis] == 1 and values.shape[axis] > 1:
-            values = jnp.expand_dims(add_up(values, axis), axis)
-    return jnp.zeros(size, values.dtype).at[thin.ravel()].add(values.reshape(-1))
 
 
 def _active(graph: Graph, layer: Layer, share: dict[str, jax.Array]) -> jax.Array:

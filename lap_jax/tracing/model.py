@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from lap_jax.errors import PruningError
 from lap_jax.paths import has_collections, is_array, leaves_by_path
@@ -60,6 +61,29 @@ def as_model(apply_fn: Any, variables: Any, inputs: Sequence[Any]) -> Model:
     if linen is not None:
         return _of_linen(apply_fn if linen is not apply_fn else linen.apply, variables, inputs)
     return _without_others(apply_fn, variables, inputs)
+
+
+def as_masked_model(
+    apply_fn: Any, variables: Any, masks: Any, inputs: Sequence[Any]
+) -> tuple[Model, Any]:  # fmt: skip
+    """Return a model and its masks.
+
+    Args:
+      apply_fn, variables: as of `as_model`.
+      masks: over parameters, None where there are none. NNX and Equinox modules hold their own
+        variables: then these are the masks, and ``masks`` is the first input.
+      inputs: the others.
+    """
+    if not holds_variables(apply_fn) or _has_numbers(variables):
+        return as_model(apply_fn, variables, inputs), masks
+    first, *others = (masks, *inputs) if inputs or masks is not None else ((),)
+    return as_model(apply_fn, first, others), variables
+
+
+def _has_numbers(tree: Any) -> bool:
+    return any(
+        is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(tree)
+    )
 
 
 def holds_variables(model: Any) -> bool:
