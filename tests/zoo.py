@@ -351,10 +351,11 @@ class DecoderBlock(nn.Module):
     kv_heads: int
     hidden: int
     repeat: bool = True
+    head_size: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, _: None = None) -> tuple[jax.Array, None]:
-        size = x.shape[-1] // self.heads
+        size = self.head_size or x.shape[-1] // self.heads
         dense = partial(nn.Dense, use_bias=False)
         y = nn.RMSNorm(name="before_attention")(x)
         q, k, v = (
@@ -377,6 +378,7 @@ class Llama(nn.Module):
     """A decoder like Llama 3's; the defaults are those of its 70B.
 
     Attributes:
+      head_size: of a head; None: the width's share.
       repeat: keys and values are repeated for their queries, in place of an einsum over groups.
       scan: one block turns over stacked parameters, in place of a loop in Python.
       remat: blocks are computed again in the backward pass.
@@ -391,12 +393,13 @@ class Llama(nn.Module):
     repeat: bool = True
     scan: bool = False
     remat: bool = False
+    head_size: int | None = None
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
         x = nn.Embed(self.vocabulary, self.width, name="tokens")(tokens)
         block: Any = nn.remat(DecoderBlock) if self.remat else DecoderBlock
-        sizes = (self.heads, self.kv_heads, self.hidden, self.repeat)
+        sizes = (self.heads, self.kv_heads, self.hidden, self.repeat, self.head_size)
         if self.scan:
             stacked = nn.scan(
                 block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers

@@ -74,8 +74,20 @@ class Cutter:
         self._plans: dict[Any, Traced] = {}
 
     def call(self, inputs: tuple[Any, ...], options: Mapping[str, Any]) -> Call:
-        """Return a call with these options in place of those that were given first."""
-        return Call.of(inputs, {**self._static, **options})
+        """Return a call with these options in place of those that were given first.
+
+        Raises:
+          PruningError: if a size is a symbol, as `jax.export` may have it.
+        """
+        call = Call.of(inputs, {**self._static, **options})
+        for shape, _ in call.key[-1]:
+            if not all(isinstance(size, (int, np.integer)) for size in shape):
+                raise PruningError(
+                    f"an input has shape ({', '.join(map(str, shape))}), and the small network "
+                    "goes by sizes that are numbers: for any batch, export jax.vmap(lambda v, x: "
+                    "small.apply(v, x[None])[0], (None, 0))"
+                )
+        return call
 
     def apply(self, leaves: Sequence[Any], arrays: Sequence[Any], key: tuple[Any, ...]) -> Any:
         """Call the large model."""
