@@ -193,9 +193,10 @@ class Network(nn.Module):
     """The model of those parameters."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         for width in (4, 6, 6, 6):
-            x = nn.relu(nn.BatchNorm(use_running_average=True)(nn.Conv(width, (3, 3))(x)))
+            norm = nn.BatchNorm(use_running_average=not train)
+            x = nn.relu(norm(nn.Conv(width, (3, 3))(x)))
         x = nn.max_pool(x, (4, 4), (4, 4)).reshape(x.shape[0], -1)
         for width in (12, 10):
             x = nn.relu(nn.Dense(width)(x))
