@@ -97,7 +97,15 @@ def test_masks_are_those_of_one_device_and_lie_as_the_kernels(setting: str, ties
 
 
 @pytest.mark.parametrize("setting", ["MP", "LAP", "LAP-backward-seq", "global"])
-@pytest.mark.parametrize("layout", list(LAYOUTS))
+@pytest.mark.parametrize(
+    "layout",
+    [
+        name
+        if name in ("replicated", "rows", "both", "columns over all")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in LAYOUTS
+    ],
+)
 def test_no_weight_and_no_score_leaves_its_device(
     layout: str, setting: str, record_property: Any
 ) -> None:
@@ -166,7 +174,7 @@ def test_a_user_s_scores_stay_where_they_are() -> None:
     assert_lies(found, sharding)
 
 
-@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("jitted", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("setting", ["LAP", "LAP-backward-seq", "global", "2:4"])
 def test_explicit_axes(setting: str, jitted: bool) -> None:
     """The default of `jax.make_mesh`."""

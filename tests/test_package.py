@@ -236,14 +236,17 @@ def model() -> dict[str, Any]:
     }
 
 
-def test_the_readmes_examples_run_in_order(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_readmes_examples_run_in_order_as_pasted(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = blocks_of("README.md")
     assert len(blocks) >= 2
-    names: dict[str, Any] = {"jax": jax, "jnp": jnp, "np": np, "optax": optax} | model()
+    names: dict[str, Any] = {"__name__": "pasted"}
     for number, block in enumerate(blocks):
         exec(compile(block, f"README.md, python block {number}", "exec"), names)
-    assert set(names["masks"]) == set(names["params"])
+        if not number:
+            before, after = names["small"].parameters
+            assert after < 0.8 * before
+            assert names["error"](names["small"].apply, names["retrained"]) < 0.15
 
 
 def test_what_contributors_are_shown_runs() -> None:
@@ -261,7 +264,7 @@ def test_what_contributors_are_shown_runs() -> None:
     assert [names["_rev"], *names["MOVING"]] == [names["MOVING"]["rev"], "rev"]
 
 
-def test_the_three_line_use_is_the_first_example() -> None:
+def test_the_first_example_goes_all_the_way() -> None:
     first = blocks_of("README.md")[0]
-    for name in ("lookahead_masks", "apply_masks", "keep_pruned"):
+    for name in ("trace", "lookahead_masks", "keep_pruned", "shrink"):
         assert name in first
