@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lap_jax.errors import PruningError
+
 
 class Code(NamedTuple):
     """A coded mask.
@@ -53,25 +55,25 @@ def decode(code: Code, size: int, kept: int) -> np.ndarray:
     """Return the mask of a code, bool ``[size]``, of which ``kept`` are True.
 
     Raises:
-      ValueError: if it is not the code of such a mask.
+      PruningError: if it is not the code of such a mask.
     """
     k, pruned, content = code
     count = size - kept if pruned else kept
     plane = -(-count // 8)
     if not 0 <= count <= size or not 0 <= k <= size.bit_length() or content.size < k * plane:
-        raise ValueError("the code is too short or its parameters are none")
+        raise PruningError("the code is too short or its parameters are none")
     ends = np.flatnonzero(np.unpackbits(content[k * plane :]))
     if ends.size != count:
-        raise ValueError(f"the code has {ends.size} places, expected {count}")
+        raise PruningError(f"the code has {ends.size} places, expected {count}")
     gaps = np.diff(ends, prepend=-1) - 1 << k
     for bit in range(k):
         low = np.unpackbits(content[bit * plane : (bit + 1) * plane], count=count)
         gaps |= low.astype(np.int64) << bit
     places = np.cumsum(gaps + 1) - 1
     if count and not 0 <= places.min() <= places.max() < size:
-        raise ValueError("the code has places outside of the mask")
+        raise PruningError("the code has places outside of the mask")
     mask = np.full(size, pruned)
     mask[places] = not pruned
     if np.count_nonzero(mask) != kept:
-        raise ValueError("the code has places twice")
+        raise PruningError("the code has places twice")
     return mask

@@ -154,7 +154,7 @@ def _mask(
     """Return a mask, bool, of a parameter whose kept weights have the shape ``kept``."""
     try:
         if len(kept) != 1 or (not code and kept != (0,)):
-            raise ValueError(f"its kept weights have the shape {kept}")
+            raise PruningError(f"its kept weights have the shape {kept}")
         if not code:
             return np.asarray(False)
         size = int(np.prod(shape, dtype=np.int64))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from lap_jax.errors import PruningError
 from lap_jax.shrinking.facts import Constant, Facts, of_axes
 from lap_jax.shrinking.listing import ENTRYWISE, Step, is_entrywise
 from lap_jax.shrinking.rules import Part, Rule, Wants, computed
@@ -104,7 +105,7 @@ def _read(program: Any, arrays: Sequence[Any]) -> list[Any]:
         return list(found)
 
     def no(*_: Any) -> list[Any]:
-        raise AssertionError("a loop does not go entry by entry")
+        raise PruningError("a loop does not go entry by entry: please report it")
 
     found = read(Interpreter(lambda value: value, equation, call, no, no, []), program, arrays)
     return [jnp.broadcast_to(value, shape) for value in found]
