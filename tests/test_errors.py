@@ -20,7 +20,7 @@ def test_it_is_a_value_error_by_its_public_name() -> None:
 
 
 def test_nothing_else_is_defined_or_raised() -> None:
-    """`raise` names the one exception, or calls a function that makes one; of files, the system's."""
+    """`raise` names the one exception, or calls a function that makes one; of files OSError."""
     trees = {path: ast.parse(path.read_text()) for path in LIBRARY}
     makers = {
         node.name
