@@ -394,10 +394,12 @@ def figure(rows: Sequence[Row], latency: Latency, styles: Mapping[str, Style]) -
     for place, (label, number) in enumerate(numbers.items()):
         axes = drawn.add_subplot(1, len(numbers), place + 1)
         for way in ways:
-            points = [(number(own), own) for key, own in grouped(rows).items() if key[0] == way]
-            found = sorted(
-                (x, 100 * mean(own, lambda row: row.error)) for x, own in points if x is not None
+            lines = sorted(
+                (item for item in grouped(rows).items() if item[0][0] == way),
+                key=lambda item: item[0][1],  # by the share of weights kept
             )
+            points = [(number(own), 100 * mean(own, lambda row: row.error)) for _, own in lines]
+            found = [(x, y) for x, y in points if x is not None]
             if found:
                 style = styles.get(way)
                 axes.plot(
