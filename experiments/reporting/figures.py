@@ -14,7 +14,9 @@ from matplotlib.ticker import (
     EngFormatter,
     FormatStrFormatter,
     LogFormatter,
+    LogLocator,
     MaxNLocator,
+    NullFormatter,
     ScalarFormatter,
 )
 
@@ -135,7 +137,9 @@ def _effective_figure(results: Sequence[Result]) -> Figure:
     by_effective.set_xlabel("effective weights (% of all)")
     by_effective.set_xscale("log")
     by_effective.invert_xaxis()
+    by_effective.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     by_effective.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    by_effective.xaxis.set_minor_formatter(NullFormatter())
     for axes in (by_kept, by_effective):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(ScalarFormatter())

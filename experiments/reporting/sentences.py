@@ -133,12 +133,18 @@ def sentence(results: Sequence[Result]) -> str:
 
 def _course(levels: Sequence[Comparison]) -> str:
     """Compare one method with MP over the levels that both have."""
-    better = [each for each in levels if each.gap < 0]
-    clear = sum(each.clear for each in better)
+    less = [each for each in levels if each.gap < 0]
+    more = [each for each in levels if each.gap > 0]
     widest = max(levels, key=lambda each: abs(each.gap))
-    beyond = "" if widest.spread is None else f" ({clear} by more than both standard deviations"
+
+    def beyond(those: Sequence[Comparison]) -> str:
+        clear = sum(each.clear for each in those)
+        told = f" ({clear} by more than both standard deviations together)"
+        return "" if widest.spread is None else told
+
+    loses = f", more at {len(more)}{beyond(more)}" if more else ""
     return (
-        f"{widest.way} errs less than MP at {len(better)} of {len(levels)} levels"
-        f"{beyond and beyond + ' together)'}, and they differ most at {widest.kept:.2%} of the "
-        f"weights: {widest.cell}% against {widest.base}%"
+        f"{widest.way} errs less than MP at {len(less)} of {len(levels)} levels{beyond(less)}"
+        f"{loses}, and they differ most at {widest.kept:.2%} of the weights: {widest.cell}% against "
+        f"{widest.base}%"
     )

@@ -83,8 +83,8 @@ def test_as_much_and_nothing_to_divide_by() -> None:
     ("lap", "expected"),
     [
         ([0.02, 0.03], "LAP errs less than MP at 2 of 2 levels"),
-        ([0.5, 0.6], "LAP errs less than MP at 0 of 2 levels"),
-        ([0.1, 0.2], "LAP errs less than MP at 0 of 2 levels"),
+        ([0.5, 0.6], "LAP errs less than MP at 0 of 2 levels, more at 2, and"),
+        ([0.1, 0.2], "LAP errs less than MP at 0 of 2 levels, and"),
     ],
 )
 def test_the_sentence_says_who_wins_also_when_lap_does_not(lap: list[float], expected: str) -> None:
