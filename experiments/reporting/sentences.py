@@ -143,8 +143,8 @@ def _course(levels: Sequence[Comparison]) -> str:
         return "" if widest.spread is None else told
 
     loses = f", more at {len(more)}{beyond(more)}" if more else ""
+    counts = f"at {len(less)} of {len(levels)} levels{beyond(less)}{loses}"
     return (
-        f"{widest.way} errs less than MP at {len(less)} of {len(levels)} levels{beyond(less)}"
-        f"{loses}, and they differ most at {widest.kept:.2%} of the weights: {widest.cell}% against "
-        f"{widest.base}%"
+        f"{widest.way} errs less than MP {counts}, and they differ most at {widest.kept:.2%} of the "
+        f"weights: {widest.cell}% against {widest.base}%"
     )
