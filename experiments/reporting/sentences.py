@@ -145,6 +145,6 @@ def _course(levels: Sequence[Comparison]) -> str:
     loses = f", more at {len(more)}{beyond(more)}" if more else ""
     counts = f"at {len(less)} of {len(levels)} levels{beyond(less)}{loses}"
     return (
-        f"{widest.way} errs less than MP {counts}, and they differ most at {widest.kept:.2%} of the "
-        f"weights: {widest.cell}% against {widest.base}%"
+        f"{widest.way} errs less than MP {counts}, and they differ most at {widest.kept:.2%} of "
+        f"the weights: {widest.cell}% against {widest.base}%"
     )
