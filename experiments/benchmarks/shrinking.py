@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 import lap_jax
 from experiments.data import load
@@ -98,6 +99,8 @@ def shrink(command: Shrink) -> str:
     ]
     if not results:
         raise ResultsError(f"{command.results} holds no pruned networks: name a sweep's folder")
+    ways = list(dict.fromkeys(result.trial.way for result in results))
+    results.sort(key=lambda result: (ways.index(result.trial.way), -result.kept))
     first = results[0].trial
     dataset = load(first.dataset, command.data_dir, first.train_on, first.side)
     rows = _rows(command, results, dataset)
@@ -408,6 +411,10 @@ def figure(rows: Sequence[Row], latency: Latency, styles: Mapping[str, Style]) -
                     linestyle=style.line if style else "none", markersize=4,
                 )  # fmt: skip
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="test error, %")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FormatStrFormatter("%g"))
+            axis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
     drawn.legend(*drawn.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return drawn
