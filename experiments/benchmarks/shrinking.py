@@ -295,7 +295,7 @@ def grouped(rows: Sequence[Row]) -> dict[tuple[str, float, tuple[int, ...]], lis
     """Return rows of several seeds together, by way and share of weights, or by widths."""
     found: dict[tuple[str, float, tuple[int, ...]], list[Row]] = {}
     for row in rows:
-        # Of dense networks each seed has its own widths: their level is the nearest share.
+        # Dense networks are told apart by their widths, which each seed has of its own.
         found.setdefault((row.way, row.kept, row.widths if row.way == DENSE else ()), []).append(
             row
         )

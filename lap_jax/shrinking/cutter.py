@@ -12,7 +12,7 @@ import numpy as np
 from lap_jax.errors import PruningError
 from lap_jax.paths import has_collections, is_array, leaves_by_path, path_name
 from lap_jax.shrinking.cuts import Kept
-from lap_jax.shrinking.listing import Listing, listed
+from lap_jax.shrinking.listing import Listing, is_key, listed
 from lap_jax.shrinking.plan import Plan, planned
 from lap_jax.shrinking.program import run
 from lap_jax.shrinking.slices import Sets
@@ -181,8 +181,3 @@ def _returned_leaves(outputs: Sequence[str], variables: Any, listing: Listing) -
         if number is not None and listing.shapes[number] == listing.shapes[own]:
             found[place] = number
     return found
-
-
-def is_key(leaf: Any) -> bool:
-    """Return whether a leaf is no array of numbers, such as a random key."""
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)

@@ -216,7 +216,12 @@ def _bias(part: Part, sides: tuple[_Side, _Side], wants: tuple[Sets, Sets]) -> n
 
 def _compute_dot(part: Part, arrays: Sequence[Any], wide: bool) -> Sequence[Any]:
     (found,) = computed(part.eqn, arrays, wide)
-    bias = _dot(part).bias
+    sides = _sides(part.step, part.ins)
+    may_fold = any(
+        facts.array is None and any(facts.constants[axis] for axis in side.contracted)
+        for facts, side in zip(part.ins, sides, strict=True)
+    )
+    bias = _dot(part).bias if may_fold else None
     return [found if bias is None else found + jnp.asarray(bias, found.dtype)]
 
 

@@ -58,11 +58,7 @@ def _vector(facts: Facts, axis: int, size: int) -> Constant:
             return nothing
         return Constant(np.ones(size, bool), np.full(size, facts.array))
     part = facts.constants[axis]
-    if part is None:
-        return nothing
-    if facts.shape[axis] == size:
-        return part
-    return Constant(np.repeat(part.where, size), np.repeat(part.value, size))
+    return nothing if part is None else part.along(size)
 
 
 def _wants(part: Part) -> Wants:

@@ -23,6 +23,12 @@ class Constant(NamedTuple):
     where: np.ndarray
     value: np.ndarray
 
+    def along(self, size: int) -> Constant:
+        """Return the slices of an axis of this size, along which a single one is repeated."""
+        if len(self.where) == size:
+            return self
+        return Constant(np.repeat(self.where, size), np.repeat(self.value, size))
+
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
@@ -129,10 +135,7 @@ def constants_of(
         where = (own == own[:, :1]).all(1)
         if fixed is not None:
             where &= np.moveaxis(fixed, axis, 0).reshape(fixed.shape[axis], -1).all(1)
-        value = own[:, 0]
-        if len(where) != size:
-            where, value = np.repeat(where, size), np.repeat(value, size)
-        found.append(Constant(where, value) if where.any() else None)
+        found.append(Constant(where, own[:, 0]).along(size) if where.any() else None)
     return tuple(found)
 
 

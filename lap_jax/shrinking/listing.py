@@ -38,7 +38,7 @@ from lap_jax.tracing.moving import MOVING
 ENTRYWISE = ELEMENTWISE | COMPARISON | frozenset(
     ("add", "sub", "mul", "div", "neg", "add_any", "select_n", "convert_element_type", "copy",
      "copy_p", "reduce_precision", "real", "imag", "conj", "complex", "sharding_constraint",
-     "stop_gradient", "erf_inv", "bessel_i0e", "bessel_i1e", "exp2", "bitcast_convert_type",
+     "stop_gradient", "bessel_i0e", "bessel_i1e", "bitcast_convert_type",
      "random_gamma_grad", "igamma", "igammac", "mul_to", "pvary", "reshard", "mesh_cast")
 )  # fmt: skip
 """Primitives whose every entry is a function of the same entries."""
@@ -123,7 +123,7 @@ def listed(program: ClosedJaxpr, leaves: int, inline: bool) -> Listing:
         return len(listing.shapes) - 1
 
     def literal(value: Any) -> int:
-        array = value if _is_key(value) else np.asarray(value)
+        array = value if is_key(value) else np.asarray(value)
         number = new(array.shape, array.dtype, False)
         listing.constants[number] = array
         return number
@@ -275,14 +275,14 @@ def _constant_or(listing: Listing, depends: Sequence[bool], number: int) -> bool
 
 def _constant(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
     """Compute an equation on constants; what is only repeated takes no memory."""
-    if eqn.primitive.name == "broadcast_in_dim" and not _is_key(values[0]):
+    if eqn.primitive.name == "broadcast_in_dim" and not is_key(values[0]):
         axes = eqn.params["broadcast_dimensions"]
         (shape,) = out_shapes(eqn)
         return [array_moves(np).broadcast(np.asarray(values[0]), shape, axes)]
-    found = evaluate(eqn, [value if _is_key(value) else jnp.asarray(value) for value in values])
-    return [value if _is_key(value) else np.asarray(value) for value in found]
+    found = evaluate(eqn, [value if is_key(value) else jnp.asarray(value) for value in values])
+    return [value if is_key(value) else np.asarray(value) for value in found]
 
 
-def _is_key(value: Any) -> bool:
+def is_key(value: Any) -> bool:
     """Return whether a value is no array of numbers, such as a random key."""
     return hasattr(value, "dtype") and jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)

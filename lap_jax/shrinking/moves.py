@@ -41,9 +41,7 @@ def _learn_broadcast(step: Step, ins: Sequence[Facts], outs: Sequence[Facts]) ->
     (facts,), shape = ins, step.does.shape
     axes: list[Constant | None] = [None] * len(shape)
     for axis, part in zip(step.does.axes, facts.constants, strict=True):
-        if part is not None and len(part.where) != shape[axis]:
-            part = Constant(np.repeat(part.where, shape[axis]), np.repeat(part.value, shape[axis]))
-        axes[axis] = part
+        axes[axis] = None if part is None else part.along(shape[axis])
     return [of_axes(shape, outs[0].dtype, axes)]
 
 
@@ -98,20 +96,26 @@ def _number(step: Step) -> Any:
     return step.does.number if isinstance(step.does, Fill) else 0
 
 
+def _chosen(part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places that are kept, and which slices of the operand these are."""
+    assert isinstance(part.step.does, (Take, Fill))
+    chosen = part.step.does.places[part.keep[part.step.does.axis]]
+    wanted = np.zeros(part.ins[0].shape[part.step.does.axis], bool)
+    wanted[chosen[chosen != NONE]] = True
+    return chosen, wanted
+
+
 def _want_take(part: Part) -> Wants:
     assert isinstance(part.step.does, (Take, Fill))
-    places, axis = part.step.does.places, part.step.does.axis
-    wanted = np.zeros(part.ins[0].shape[axis], bool)
-    chosen = places[part.keep[axis]]
-    wanted[chosen[chosen != NONE]] = True
+    axis = part.step.does.axis
+    _, wanted = _chosen(part)
     return [tuple(wanted if i == axis else keep for i, keep in enumerate(part.keep))]
 
 
 def _take(part: Part, arrays: Sequence[Any], wide: bool) -> Sequence[Any]:
     assert isinstance(part.step.does, (Take, Fill))
-    axis, chosen = part.step.does.axis, part.step.does.places[part.keep[part.step.does.axis]]
-    wanted = np.zeros(part.ins[0].shape[axis], bool)
-    wanted[chosen[chosen != NONE]] = True
+    axis = part.step.does.axis
+    chosen, wanted = _chosen(part)
     places = (np.cumsum(wanted) - 1)[np.maximum(chosen, 0)] if len(wanted) else chosen
     array = arrays[0]
     if (chosen == NONE).any():  # behind the last

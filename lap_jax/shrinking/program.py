@@ -10,7 +10,7 @@ import numpy as np
 
 from lap_jax.errors import PruningError
 from lap_jax.shrinking.plan import Plan, rule_of
-from lap_jax.shrinking.rules import is_half
+from lap_jax.shrinking.rules import widened
 from lap_jax.shrinking.slices import Sets, brought, everything, sizes, within
 
 
@@ -48,7 +48,7 @@ def run(
     for number, array in zip(listing.inputs, inputs, strict=True):
         values[number], have[number] = array, everything(listing.shapes[number])
     if wide:
-        values = {n: _wide(array) for n, array in values.items()}
+        values = {n: widened(array) for n, array in values.items()}
 
     def at(number: int, want: Sets | None) -> Any:
         if want is None:
@@ -68,7 +68,7 @@ def run(
             nothing = tuple(np.zeros(len(own), bool) for own in want)
             zero = jnp.zeros([0] * len(want), known.dtype)
             found = brought(zero, nothing, want, known.fills)
-        return _wide(found) if wide else found
+        return widened(found) if wide else found
 
     for step, wants in zip(listing.steps, plan.wants, strict=True):
         if wants is None:
@@ -83,7 +83,3 @@ def run(
         at(number, results.get(place, everything(listing.shapes[number])))
         for place, number in enumerate(listing.outputs)
     ]
-
-
-def _wide(array: Any) -> Any:
-    return array.astype(jnp.float32) if is_half(getattr(array, "dtype", None)) else array

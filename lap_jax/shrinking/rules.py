@@ -10,7 +10,7 @@ from jax.extend.core import JaxprEqn
 
 from lap_jax.shrinking.facts import Facts
 from lap_jax.shrinking.listing import Step
-from lap_jax.shrinking.slices import Sets, brought, everything, places_in, taken
+from lap_jax.shrinking.slices import Sets, everything, places_in, taken
 from lap_jax.tracing.interpreter import evaluate, programs
 
 Wants: TypeAlias = list[Sets | None]
@@ -76,7 +76,7 @@ def computed(eqn: JaxprEqn, arrays: Sequence[Any], wide: bool) -> list[Any]:
     if programs(eqn) or eqn.primitive.name in ("while", "scan", "cond", "custom_vjp_call"):
         dtypes = [var.aval.dtype for var in eqn.invars]  # type: ignore[attr-defined]
         own = [_as(array, dtype) for array, dtype in zip(arrays, dtypes, strict=True)]
-        return [_wide(array) for array in evaluate(eqn, own)]
+        return [widened(array) for array in evaluate(eqn, own)]
     params = dict(eqn.params)
     for key in ("new_dtype", "preferred_element_type", "dtype"):
         if key in params and is_half(params[key]):
@@ -97,14 +97,15 @@ def _as(array: Any, dtype: Any) -> Any:
     return array.astype(dtype) if is_half(dtype) else array
 
 
-def _wide(array: Any) -> Any:
+def widened(array: Any) -> Any:
+    """Return an array of half precision in float32, any other as it is."""
     return array.astype(jnp.float32) if is_half(getattr(array, "dtype", None)) else array
 
 
 def _at_full_size(part: Part, arrays: Sequence[Any], wide: bool) -> Sequence[Any]:
     found = computed(part.eqn, arrays, wide)
     return [
-        None if keep is None else brought(array, everything(facts.shape), keep, facts.fills)
+        None if keep is None else narrow(array, everything(facts.shape), keep)
         for array, facts, keep in zip(found, part.outs, part.keeps, strict=True)
     ]
 

@@ -14,8 +14,8 @@ from lap_jax.errors import PruningError
 from lap_jax.paths import checked_mask, leaves_by_path
 from lap_jax.retraining import apply_masks
 from lap_jax.shrinking.cuts import Kept, cut, kept_of
-from lap_jax.shrinking.cutter import Call, Cutter, is_key, run_small
-from lap_jax.shrinking.listing import Step
+from lap_jax.shrinking.cutter import Call, Cutter, run_small
+from lap_jax.shrinking.listing import Step, is_key
 from lap_jax.shrinking.plan import Plan, rule_of
 from lap_jax.shrinking.rules import FULL, is_half
 from lap_jax.shrinking.slices import sizes
