@@ -14,7 +14,7 @@ from lap_jax.shrinking.convolving import CONVOLUTION_RULE
 from lap_jax.shrinking.dots import DOT_RULE
 from lap_jax.shrinking.elementwise import ELEMENTWISE_RULE, entrywise, fits, known_fixed
 from lap_jax.shrinking.facts import Facts, known, varying
-from lap_jax.shrinking.listing import Concatenate, Fill, Listing, Step
+from lap_jax.shrinking.listing import Concatenate, Fill, Listing, Step, is_key
 from lap_jax.shrinking.moves import MOVE_RULES
 from lap_jax.shrinking.reducing import AXIS_RULES
 from lap_jax.shrinking.rules import FULL, Part, Rule, Wants
@@ -105,6 +105,8 @@ def _forward(
             facts[number] = known(_thin(array), *shape_of(number), None, False)
     for number, leaf in listing.leaves.items():
         array, own = leaves[leaf.number], None if fixed is None else fixed[leaf.number]
+        if is_key(array):
+            continue  # no number: nothing is known of what comes of it
         if leaf.step is not None:
             array, own = array[leaf.step], None if own is None else own[leaf.step]
         facts[number] = known(array, *shape_of(number), own, True)

@@ -53,6 +53,31 @@ def test_models_give_the_same_and_become_smaller(name: str) -> None:
     assert all(name == "scan" for name, _ in small.at_full_size)  # over time, of the LSTM
 
 
+class WithDropout(nnx.Module):
+    """A module whose state holds a random key and a counter beside its parameters."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.first = nnx.Linear(6, 4, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.last = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.last(self.dropout(nnx.relu(self.first(x))))
+
+
+def test_random_keys_among_the_variables_are_nobodys_constants() -> None:
+    model, x = WithDropout(nnx.Rngs(0)), normal(2, 6)
+    model.eval()
+    graph = lap_jax.trace(model, x)
+    masks = lap_jax.lookahead_masks(
+        nnx.state(model), graph, 0.5, scope=lap_jax.Scope(unit="neuron")
+    )
+    small = lap_jax.shrink(model, masks, x)
+    assert small.variables["first"]["kernel"].shape == (6, 2)
+    grown = nnx.merge(nnx.graphdef(model), small.grow(small.variables))(x)
+    np.testing.assert_allclose(small.apply(small.variables, x), grown, rtol=1e-5, atol=1e-6)
+
+
 def test_nnx_modules_hold_their_variables() -> None:
     model = zoo.NnxMLP((12, 8, 4), rngs=nnx.Rngs(0))
     x = normal(2, 12)
