@@ -1,5 +1,6 @@
 """Lookahead pruning for JAX: masks that look at the neighbouring layers."""
 
+from lap_jax.comparison import Comparison, ComparisonRow, compare
 from lap_jax.errors import PruningError
 from lap_jax.files.masks import load_masks, read_metadata, save_masks
 from lap_jax.files.pruned import load_pruned, save_pruned
@@ -29,6 +30,8 @@ __version__ = VERSION
 __all__ = [
     "IDENTITY",
     "METHODS",
+    "Comparison",
+    "ComparisonRow",
     "Edge",
     "Graph",
     "KeepPrunedState",
@@ -45,6 +48,7 @@ __all__ = [
     "SummaryRow",
     "apply_masks",
     "chain",
+    "compare",
     "cubic_schedule",
     "final_params",
     "iterative_schedule",

@@ -21,7 +21,9 @@ from experiments.networks.setting import Setting
 from lap_jax.tracing import moving
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARY = sorted((ROOT / "lap_jax").rglob("*.py"))
+CLI = [ROOT / "lap_jax" / "__main__.py", *sorted((ROOT / "lap_jax" / "cli").rglob("*.py"))]
+"""The command line: a room of its own, which uses what everybody may use."""
+LIBRARY = sorted(set((ROOT / "lap_jax").rglob("*.py")) - set(CLI))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 PROMISED = {
     "IDENTITY",
@@ -48,7 +50,7 @@ PROMISED = {
 FLOORS: list[set[str]] = [
     {"errors", "version", "batching", "tables"},
     {"paths", "meshes"},
-    {"files", "retraining", "recalibration"},
+    {"files", "retraining", "recalibration", "comparison"},
     {"graph"},
     {"scoring"},
     {"selection", "tracing", "report"},
@@ -106,7 +108,8 @@ def test_public_names_are_listed_documented_and_there() -> None:
 
 
 def test_nothing_else_is_public() -> None:
-    modules = {module(file).split(".")[1] for file in LIBRARY if module(file) != "lap_jax"}
+    files = [*LIBRARY, *CLI]
+    modules = {module(file).split(".")[1] for file in files if module(file) != "lap_jax"}
     shown = {name for name in vars(lap_jax) if not name.startswith("_")}
     assert shown - modules - set(lap_jax.__all__) <= {"VERSION"}
 
@@ -141,25 +144,27 @@ def test_lower_rooms_never_import_upper_ones() -> None:
 
 
 def test_each_module_has_its_test_file() -> None:
-    for path in LIBRARY:
+    for path in [*LIBRARY, *CLI]:
         *rooms, name = path.relative_to(ROOT / "lap_jax").with_suffix("").parts
-        if name != "__init__":
+        if name not in ("__init__", "__main__"):
             found = (ROOT / "tests").joinpath(*rooms, f"test_{name}.py")
             assert found.exists(), f"{module(path)} has no {found.relative_to(ROOT)}"
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=module)
+@pytest.mark.parametrize("path", [*LIBRARY, *CLI], ids=module)
 def test_files_are_short_enough_to_read(path: Path) -> None:
     length = len(path.read_text().splitlines())
     assert length <= 450, f"{length} lines"
 
 
-def test_experiments_use_public_names_only() -> None:
+def test_experiments_and_the_command_line_use_public_names_only() -> None:
     assert EXPERIMENTS
-    for path in EXPERIMENTS:
+    assert len(CLI) > 2
+    for path in [*EXPERIMENTS, *CLI]:
         for name in imported(path):
             package, *rest = name.split(".")
-            if package == "lap_jax":
+            if package == "lap_jax" and not (path in CLI and rest[0] == "cli"):
+                rest = [] if rest == ["__version__"] else rest
                 assert not rest or (len(rest) == 1 and rest[0] in lap_jax.__all__), (
                     f"{path.relative_to(ROOT)} imports {name}"
                 )
@@ -171,8 +176,16 @@ def test_experiments_use_public_names_only() -> None:
                 )
 
 
+def test_the_command_line_stands_on_tyro_and_what_the_library_stands_on() -> None:
+    allowed = {"tyro", "jax", "numpy", "safetensors", "lap_jax", *sys.stdlib_module_names}
+    for path in CLI:
+        packages = {name.split(".")[0] for name in imported(path)}
+        assert packages <= allowed, f"{path.name}: {packages - allowed}"
+        assert not packages & {"pickle", "marshal", "shelve"}, path.name
+
+
 def test_library_knows_no_experiments() -> None:
-    for path in LIBRARY:
+    for path in [*LIBRARY, *CLI]:
         assert not any(name.startswith(("experiments", "flax")) for name in imported(path))
 
 
