@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN = .venv/bin/python
 
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint docs clean
 
 demo: .venv/installed
 	$(RUN) -m experiments run --dataset digits --methods MP LAP LAP-backward-seq --seeds 3 \
@@ -23,12 +23,20 @@ lint: .venv/installed
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 
+# A static site that opens without a network; warnings and broken links are errors.
+docs: .venv/docs
+	.venv/bin/sphinx-build -W --keep-going -b html docs build/docs
+
 clean:
-	rm -rf .venv results/demo
+	rm -rf .venv results/demo build/docs
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lap_jax needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/docs: .venv/installed
+	$(RUN) -m pip install --quiet --editable '.[docs]'
 	touch $@
