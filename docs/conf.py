@@ -68,6 +68,8 @@ def _prepared(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
     """Show as it is what a docstring sets apart: an indented block, or the stars of arguments."""
+    if what == "property" and lines:  # what stands before a colon would be taken for its type
+        lines[0] = lines[0].replace(": ", "; ")
     shown: list[str] = []
     for line in lines:
         if _SEVERAL.match(line):

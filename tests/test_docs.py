@@ -18,7 +18,10 @@ DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 
-QUICK = {"start/linen.md", "start/nnx.md", "guide/files.md", "guide/freezing.md"}
+QUICK = {
+    "start/linen.md", "start/nnx.md", "guide/files.md", "guide/freezing.md",
+    "guide/troubleshooting.md", "reference/graphs.md",
+}  # fmt: skip
 """Pages whose code runs with every `make test`; that of the others in `make test-slow`."""
 
 BLOCK = re.compile(r"^```(python|sh|text)\n(.*?)^```$", re.M | re.DOTALL)
@@ -64,7 +67,7 @@ def test_code_runs_in_order_as_pasted(page: str, tmp_path: Path, monkeypatch: An
     for found in BLOCK.finditer(text):
         kind, content = found.groups()
         if kind == "text":
-            assert content in printed.getvalue()
+            assert content.rstrip("\n") in printed.getvalue()
         elif kind == "python":
             printed = io.StringIO()
             above = "\n" * (text[: found.start()].count("\n") + 1)
