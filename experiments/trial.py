@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 UNPRUNED = "unpruned"
 """The control: a network that is retrained whole, at level 0."""
@@ -76,7 +76,7 @@ class Trial:
     evaluate_on: int = 0
     sparsity: float = 0.0
     graph: str = "declared"
-    horizon: int | str = 1
+    horizon: int | Literal["all"] = 1
     lags: bool = False
     measured: str = ""
     calibration: int = 256

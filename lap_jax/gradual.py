@@ -16,12 +16,20 @@ from lap_jax.competing import kept_by_step, levels_by_name, with_outputs
 from lap_jax.errors import PruningError
 from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
-from lap_jax.methods import Method, checked_method, checked_scope_of, draws, looks, score_of
+from lap_jax.methods import (
+    Method,
+    MethodName,
+    checked_method,
+    checked_scope_of,
+    draws,
+    looks,
+    score_of,
+)
 from lap_jax.paths import leaves_by_path, map_by_path, shapes_by_path
 from lap_jax.pruning import masks_by_path
 from lap_jax.retraining import KeepPrunedState, apply_masks, check_update, pruned_to_zero
 from lap_jax.scoring.scores import Score, wants
-from lap_jax.selection.scopes import Scope
+from lap_jax.selection.scopes import Compare, Scope
 from lap_jax.selection.sparsity import Sparsity, whole_number
 
 
@@ -46,8 +54,8 @@ def prune_in_training(
     graph: Graph,
     schedule: Sequence[tuple[int, Sparsity]],
     *,
-    method: str | Method | Score = "LAP",
-    scope: str | Scope = "layer",
+    method: MethodName | Method | Score = "LAP",
+    scope: Compare | Scope = "layer",
     reconnect: bool = True,
     rewind: bool = False,
     key: jax.Array | None = None,

@@ -5,12 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.layers import nearest
 from lap_jax.scoring.scores import SCORES, Score, wants
-from lap_jax.selection.scopes import Scope, checked_scope
+from lap_jax.selection.scopes import Compare, Scope, checked_scope
+
+MethodName = Literal[
+    "MP", "RP", "LFP", "LBP", "LAP",
+    "LAP-forward", "LAP-backward", "LAP-forward-seq", "LAP-backward-seq",
+]  # fmt: skip
+"""Names of `METHODS`, so that a type checker refuses others."""
 
 
 class Method(NamedTuple):
@@ -39,11 +45,11 @@ class Method(NamedTuple):
         of Eq. 5, but takes autocorrelations of the kernels before and after.
     """
 
-    score: str | Score = "lookahead"
-    direction: str = "both"
-    order: str | None = None
+    score: Literal["magnitude", "random", "lookahead"] | Score = "lookahead"
+    direction: Literal["both", "forward", "backward"] = "both"
+    order: Literal["forward", "backward"] | None = None
     steps: int = 1
-    horizon: int | str = 1
+    horizon: int | Literal["all"] = 1
     lags: bool = False
     effective: bool = False
 
@@ -81,7 +87,9 @@ def draws(method: Method) -> bool:
 
 
 def checked_method(
-    method: str | Method | Score, steps: int | None = None, tensors: Collection[str] | None = None
+    method: MethodName | Method | Score,
+    steps: int | None = None,
+    tensors: Collection[str] | None = None,
 ) -> Method:
     """Look a method up by name, or make one of a score; put in the steps and check every choice.
 
@@ -149,7 +157,7 @@ def _check_tensors(method: Method, tensors: Collection[str]) -> None:
             )
 
 
-def checked_scope_of(method: Method, scope: str | Scope) -> Scope:
+def checked_scope_of(method: Method, scope: Compare | Scope) -> Scope:
     """Return the scope of a method, every choice checked.
 
     Raises:

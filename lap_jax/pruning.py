@@ -31,6 +31,7 @@ from lap_jax.graph.layers import Junction, Layer, Norm
 from lap_jax.meshes import as_laid_out, on_any_mesh, sharding_of
 from lap_jax.methods import (
     Method,
+    MethodName,
     checked_method,
     checked_scope_of,
     draws,
@@ -55,7 +56,7 @@ from lap_jax.scoring import scores
 from lap_jax.scoring.kernels import kernel_of, layout_of, leaves_of, part_of, read
 from lap_jax.scoring.propagation import Measured
 from lap_jax.scoring.scores import Score
-from lap_jax.selection.scopes import LayerScores, Scope, checked_scope, kept_units, select
+from lap_jax.selection.scopes import Compare, LayerScores, Scope, checked_scope, kept_units, select
 from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer
 
 
@@ -64,10 +65,10 @@ def lookahead_masks(
     chain: Graph | Sequence[str | Norm | LayerSpec],
     sparsity: Sparsity,
     *,
-    method: str | Method | Score = "LAP",
+    method: MethodName | Method | Score = "LAP",
     steps: int | None = None,
     effective: bool | None = None,
-    scope: str | Scope = "layer",
+    scope: Compare | Scope = "layer",
     batch_stats: Any | None = None,
     key: jax.Array | None = None,
     masks: Any | None = None,
@@ -202,7 +203,7 @@ def masks_by_path(
     return vectors | masks
 
 
-def masks_from_scores(tree: Any, sparsity: Sparsity, *, scope: str | Scope = "layer") -> Any:
+def masks_from_scores(tree: Any, sparsity: Sparsity, *, scope: Compare | Scope = "layer") -> Any:
     """Return the masks of scores of your own, selected as `lookahead_masks` selects.
 
     Pure; under `jax.jit` and `jax.vmap` too.
@@ -258,7 +259,7 @@ def lookahead_scores(
     params: Any,
     chain: Graph | Sequence[str | Norm | LayerSpec],
     *,
-    method: str | Method | Score = "LAP",
+    method: MethodName | Method | Score = "LAP",
     batch_stats: Any | None = None,
     key: jax.Array | None = None,
     measured: Mapping[str, Measured] | None = None,

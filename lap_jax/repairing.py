@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.layers import Layer
@@ -24,6 +23,9 @@ from lap_jax.tracing.model import as_masked_model
 from lap_jax.tracing.pairs import Gives, Meets, Pair, by_channel, pair_interpreter
 from lap_jax.tracing.trace import model_program
 from lap_jax.tracing.values import FromParams, Traced, Value
+
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
 
 # An output whose spread is less than these, of the dense one's and of its mean, does not vary.
 _STANDS, _ROUNDING = 1e-3, 1e-5

@@ -60,7 +60,7 @@ def parameters() -> dict[str, dict[str, np.ndarray]]:
     return params
 
 
-def masks(params: Any, method: str) -> Any:
+def masks(params: Any, method: Any) -> Any:
     """The masks under test."""
     return lookahead_masks(params, sorted(params), SPARSITY, method=method)
 

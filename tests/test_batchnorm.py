@@ -162,7 +162,7 @@ def normed(seed: int = 0) -> tuple[oracle.Tree, oracle.Tree, list[str]]:
 
 
 @pytest.mark.parametrize("method", ["LAP", "LFP", "LBP", "LAP-backward-seq"])
-def test_a_negative_gamma_counts_by_its_size(method: str) -> None:
+def test_a_negative_gamma_counts_by_its_size(method: Any) -> None:
     """The sign of gamma must not turn the order of Algorithm 1 around."""
     params, stats, declared = normed()
     positive = jax.tree.map(np.copy, params)

@@ -49,7 +49,7 @@ def counts(params: Any, masks: Any, names: Any = NAMES) -> tuple[int, int]:
     seed=st.integers(0, 2**31), sparsity=st.sampled_from([0.5, 0.8, 0.9, 0.95]),
     name=st.sampled_from(["MP", "RP", "LAP", "LAP-backward", "LAP-forward-seq"]),
 )  # fmt: skip
-def test_counts_are_exact_and_all_of_it_is_on_a_path(seed: int, sparsity: float, name: str) -> None:
+def test_counts_are_exact_and_all_of_it_is_on_a_path(seed: int, sparsity: float, name: Any) -> None:
     params, key = tailed(seed), jax.random.key(seed)
     masks = lookahead_masks(params, NAMES, sparsity, method=name, effective=True, key=key)
     found = kernels(masks, NAMES)
@@ -85,7 +85,7 @@ def test_where_too_few_can_be_effective_the_count_still_holds() -> None:
 
 
 @pytest.mark.parametrize("name", ["MP", "LAP", "LAP-backward-seq"])
-def test_under_jit_the_masks_are_the_same(name: str) -> None:
+def test_under_jit_the_masks_are_the_same(name: Any) -> None:
     params = tailed(5)
 
     def masks(params: Any) -> Any:

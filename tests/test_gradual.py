@@ -65,7 +65,7 @@ def zeros(masks: dict[str, jax.Array]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("method", ["MP", "LAP", "LAP-backward-seq"])
-def test_iterative_pruning_is_a_script_that_prunes_between_steps(method: str) -> None:
+def test_iterative_pruning_is_a_script_that_prunes_between_steps(method: Any) -> None:
     schedule = iterative_schedule(0.8, 3, 4, begin=2)
     assert [step for step, _ in schedule] == [2, 6, 10]
     optimizer = prune_in_training(optax.sgd(0.1), graph(), schedule, method=method, reconnect=False)
@@ -139,7 +139,7 @@ def test_without_reconnect_masks_nest_even_through_ties_at_zero() -> None:
 
 
 @pytest.mark.parametrize("method", ["MP", "LAP", "LAP-forward", "LAP-backward-seq"])
-def test_earlier_masks_count_as_zeros(method: str) -> None:
+def test_earlier_masks_count_as_zeros(method: Any) -> None:
     params = network(3)
     first = lap_jax.lookahead_masks(params, CHAIN, 0.5)
     again = lap_jax.lookahead_masks(params, CHAIN, 0.8, method=method, masks=first)

@@ -86,7 +86,7 @@ def test_measured_activations_take_the_place_of_what_leads_to_a_neuron() -> None
 
 
 @pytest.mark.parametrize("order", ["forward", "backward"])
-def test_an_order_looks_at_neurons_that_are_gone_already(order: str) -> None:
+def test_an_order_looks_at_neurons_that_are_gone_already(order: Any) -> None:
     kernels, kept = [kernel.copy() for kernel in KERNELS], [np.ones(9, bool), np.ones(8, bool)]
     for counts in ((6, 6), (4, 4)):
         for layer in (0, 1) if order == "forward" else (1, 0):
@@ -100,10 +100,11 @@ def test_an_order_looks_at_neurons_that_are_gone_already(order: str) -> None:
 
 def test_all_neurons_can_compete() -> None:
     scores = [norms(KERNELS, layer) for layer in (0, 1)]
-    for normalize, given in (
+    normalized: Any = (
         ("none", scores),
         ("norm", [each / np.linalg.norm(each) for each in scores]),
-    ):
+    )
+    for normalize, given in normalized:
         every = largest(np.concatenate(given), 8)
         found = masks(scope=Scope("global", normalize, unit="neuron"))
         chex.assert_trees_all_equal(found, expected(every[:9], every[9:]))

@@ -151,12 +151,13 @@ def _decode(params: Any, x: jax.Array) -> jax.Array:
 
 def _plain(setup: Callable[[], tuple[Any, Any]], method: str) -> Callable[[], Any]:
     params, graph = setup()
-    return lambda: lap_jax.lookahead_masks(params, graph, 0.8, method=method)
+    return lambda: lap_jax.lookahead_masks(params, graph, 0.8, method=lap_jax.METHODS[method])
 
 
 def _jitted(setup: Callable[[], tuple[Any, Any]], method: str) -> Callable[[], Any]:
     params, graph = setup()
-    call = jax.jit(lambda params: lap_jax.lookahead_masks(params, graph, 0.8, method=method))
+    chosen = lap_jax.METHODS[method]
+    call = jax.jit(lambda params: lap_jax.lookahead_masks(params, graph, 0.8, method=chosen))
     return lambda: call(params)
 
 

@@ -205,7 +205,7 @@ def pruned(command: Prune) -> tuple[Findings, dict[Path, Any]]:
     variables = model.filled.variables
     with heard(told):
         masks = lookahead_masks(
-            variables, graph, levels, method=command.method, scope=scope,
+            variables, graph, levels, method=METHODS[command.method], scope=scope,
             effective=command.effective or METHODS[command.method].effective,
             key=jax.random.key(command.seed),
         )  # fmt: skip

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from html import escape
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 from lap_jax.files.container import write_atomically
 from lap_jax.graph.layers import IDENTITY, Layer

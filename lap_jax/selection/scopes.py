@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,9 @@ from lap_jax.scoring.norms import (
 from lap_jax.selection.alike import select_alike, shares
 from lap_jax.selection.sparsity import kept_count
 from lap_jax.selection.top_k import as_keys, keep_largest, largest, largest_of_all
+
+Compare = Literal["layer", "global"]
+"""What competes with what; such a word stands for a `Scope`."""
 
 
 class Scope(NamedTuple):
@@ -55,9 +58,9 @@ class Scope(NamedTuple):
         processors compute at a time); whether all layers of a stack are to keep equally many.
     """
 
-    compare: str = "layer"
-    normalize: str = "norm"
-    unit: tuple[int, int] | str = (1, 1)
+    compare: Compare = "layer"
+    normalize: Literal["norm", "lamp", "none"] = "norm"
+    unit: tuple[int, int] | Literal["channel", "neuron"] = (1, 1)
     group: tuple[int, int] | None = None
     axis: int | None = None
     outputs: bool = False
@@ -87,7 +90,7 @@ class LayerScores(NamedTuple):
 Stage = Callable[..., tuple[Callable[..., jax.Array], tuple[Any, ...]]]
 
 
-def checked_scope(scope: str | Scope) -> Scope:
+def checked_scope(scope: Compare | Scope) -> Scope:
     """Return a scope, by its name or as it is, with every choice checked.
 
     Raises:

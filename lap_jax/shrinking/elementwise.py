@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from lap_jax.errors import PruningError
 from lap_jax.shrinking.facts import Constant, Facts, of_axes
 from lap_jax.shrinking.listing import ENTRYWISE, Step, is_entrywise
 from lap_jax.shrinking.rules import Part, Rule, Wants, computed
 from lap_jax.tracing.interpreter import Interpreter, evaluate, programs, read
+
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
 
 
 def _learn(step: Step, ins: Sequence[Facts], outs: Sequence[Facts]) -> Sequence[Facts]:
@@ -149,6 +151,8 @@ def _call(eqn: JaxprEqn) -> Callable[..., list[Any]]:
 
 def fits(step: Step) -> bool:
     """Return whether a step goes entry by entry."""
+    from jax.extend.core import JaxprEqn
+
     if not isinstance(step.does, JaxprEqn):
         return False
     if step.name in ENTRYWISE:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from lap_jax.tracing.arithmetic import COMPARISON, ELEMENTWISE
 from lap_jax.tracing.interpreter import (
@@ -35,6 +34,9 @@ from lap_jax.tracing.movements import (
 )
 from lap_jax.tracing.moving import MOVING
 
+if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr, JaxprEqn
+
 ENTRYWISE = ELEMENTWISE | COMPARISON | frozenset(
     ("add", "sub", "mul", "div", "neg", "add_any", "select_n", "convert_element_type", "copy",
      "copy_p", "reduce_precision", "real", "imag", "conj", "complex", "sharding_constraint",
@@ -58,7 +60,7 @@ class Fill(NamedTuple):
     number: Any
 
 
-Does: TypeAlias = Transpose | Broadcast | Reshape | Take | Fill | Concatenate | JaxprEqn
+Does: TypeAlias = "Transpose | Broadcast | Reshape | Take | Fill | Concatenate | JaxprEqn"
 
 
 class Step(NamedTuple):
@@ -72,6 +74,8 @@ class Step(NamedTuple):
     @property
     def name(self) -> str:
         """Return the name of what it does."""
+        from jax.extend.core import JaxprEqn
+
         if isinstance(self.does, JaxprEqn):
             return str(self.does.primitive.name)
         return type(self.does).__name__.lower()
@@ -239,6 +243,8 @@ def listed(program: ClosedJaxpr, leaves: int, inline: bool) -> Listing:
 
 def is_entrywise(program: Any) -> bool:
     """Return whether every entry of what a program gives is a function of the same entries."""
+    from jax.extend.core import ClosedJaxpr
+
     jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
     shapes = {tuple(var.aval.shape) for var in jaxpr.invars}
     if len(shapes - {()}) > 1:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from lap_jax.shrinking.convolving import CONVOLUTION_RULE
 from lap_jax.shrinking.dots import DOT_RULE
@@ -21,6 +20,9 @@ from lap_jax.shrinking.rules import FULL, Part, Rule, Wants
 from lap_jax.shrinking.slices import Sets, everything, is_empty, union
 from lap_jax.tracing.interpreter import evaluate
 from lap_jax.tracing.movements import array_moves, move
+
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
 
 RULES: dict[str, Rule] = {
     **MOVE_RULES,
@@ -134,6 +136,8 @@ def _thin(array: np.ndarray) -> np.ndarray:
 
 def _computed(step: Step, ins: Sequence[Facts], outs: Sequence[Facts]) -> list[Facts]:
     """Compute a step on known arrays."""
+    from jax.extend.core import JaxprEqn
+
     arrays = [facts.array for facts in ins if facts.array is not None]
     fixed = _fixed(step, ins)
     leaves = any(facts.leaves for facts in ins)
@@ -183,6 +187,8 @@ def _fixed(step: Step, ins: Sequence[Facts]) -> np.ndarray | None:
         np.ones(f.shape, bool) if f.fixed is None else np.broadcast_to(f.fixed, f.shape)
         for f in ins
     ]
+    from jax.extend.core import JaxprEqn
+
     if isinstance(step.does, Fill):
         boolean = step._replace(does=step.does._replace(number=True))
         return _moved(boolean, ins, fixed)

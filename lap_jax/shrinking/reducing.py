@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from lap_jax.shrinking.facts import Constant, Facts, of_axes, zeros
 from lap_jax.shrinking.listing import Step
 from lap_jax.shrinking.rules import Part, Rule, Wants, computed, narrow
 from lap_jax.shrinking.slices import everything
 
-Axes = Callable[[JaxprEqn], Sequence[int]]
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
+
+Axes: TypeAlias = "Callable[[JaxprEqn], Sequence[int]]"
 
 
 def _axes(eqn: JaxprEqn) -> Sequence[int]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
-from jax.extend.core import JaxprEqn
 
 from lap_jax.shrinking.facts import Facts
 from lap_jax.shrinking.listing import Step
 from lap_jax.shrinking.slices import Sets, everything, places_in, taken
 from lap_jax.tracing.interpreter import evaluate, programs
+
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
 
 Wants: TypeAlias = list[Sets | None]
 
@@ -40,6 +42,8 @@ class Part(NamedTuple):
     @property
     def eqn(self) -> JaxprEqn:
         """Return the equation that the step is."""
+        from jax.extend.core import JaxprEqn
+
         assert isinstance(self.step.does, JaxprEqn)
         return self.step.does
 

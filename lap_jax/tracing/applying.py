@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
-
-from jax.extend.core import JaxprEqn
+from typing import TYPE_CHECKING, NamedTuple
 
 from lap_jax.tracing import channels, views
 from lap_jax.tracing.arithmetic import scaled, total
@@ -35,6 +33,9 @@ from lap_jax.tracing.values import (
     joined,
     moved,
 )
+
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
 
 NOT_READ = "its kernel is not just one parameter or a part of it, and is not in the graph"
 

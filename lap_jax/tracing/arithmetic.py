@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from lap_jax.graph.layers import IDENTITY
 from lap_jax.tracing import channels, views
@@ -30,7 +29,10 @@ from lap_jax.tracing.values import (
     traced,
 )
 
-Rule: TypeAlias = Callable[[GraphBuilder, JaxprEqn, list[Value]], Sequence[Value]]
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
+
+Rule: TypeAlias = "Callable[[GraphBuilder, JaxprEqn, list[Value]], Sequence[Value]]"
 """What a primitive makes of values, of which at least one is `Traced`."""
 
 ELEMENTWISE = frozenset(

@@ -6,10 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import (
@@ -37,6 +36,9 @@ from lap_jax.tracing.values import (
     breaks_of,
     traced,
 )
+
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
 
 _QUIET = frozenset(("random_bits", "random_wrap", "random_unwrap", "threefry2x32"))
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from lap_jax.graph.layers import IDENTITY
 from lap_jax.tracing import channels
@@ -40,6 +39,9 @@ from lap_jax.tracing.values import (
     moved,
     traced,
 )
+
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
 
 Axes: TypeAlias = tuple[Sequence[int], Sequence[int]]
 DotDimensions: TypeAlias = tuple[Axes, Axes]

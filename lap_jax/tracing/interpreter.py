@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from jax.extend import source_info_util
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-Program: TypeAlias = ClosedJaxpr | Jaxpr
+Program: TypeAlias = "ClosedJaxpr | Jaxpr"
 Run: TypeAlias = Callable[[list[Any]], list[Any]]
 """Reads a program on values."""
 
@@ -37,6 +37,8 @@ class Interpreter(NamedTuple):
 
 def read(interpreter: Interpreter, closed: Program, values: Sequence[Any]) -> list[Any]:
     """Read a program on given values."""
+    from jax.extend.core import Literal
+
     jaxpr, constants = _open(closed)
     known: dict[Any, Any] = dict(zip(jaxpr.invars, values, strict=True))
     known |= zip(jaxpr.constvars, map(interpreter.literal, constants), strict=True)
@@ -68,6 +70,8 @@ def programs(equation: JaxprEqn) -> Sequence[Program]:
 
     A call is told by its shapes, whatever the primitive's name.
     """
+    from jax.extend.core import ClosedJaxpr, Jaxpr
+
     name, params = equation.primitive.name, equation.params
     if name == "scan":
         return [params["jaxpr"]]
@@ -119,6 +123,8 @@ def loop_of(equation: JaxprEqn) -> Loop:
 
 def where(equation: JaxprEqn) -> str:
     """Return the source line of an equation."""
+    from jax.extend import source_info_util
+
     return str(source_info_util.summarize(equation.source_info))
 
 
@@ -133,6 +139,8 @@ def out_shape(equation: JaxprEqn) -> tuple[int, ...]:
 
 
 def _open(closed: Program) -> tuple[Jaxpr, Sequence[Any]]:
+    from jax.extend.core import ClosedJaxpr
+
     if isinstance(closed, ClosedJaxpr):
         return closed.jaxpr, closed.consts
     return closed, ()

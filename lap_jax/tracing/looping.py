@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
-
-from jax.extend.core import Jaxpr, JaxprEqn
+from typing import TYPE_CHECKING, TypeVar
 
 from lap_jax.tracing import channels
 from lap_jax.tracing.arithmetic import either
@@ -13,6 +11,9 @@ from lap_jax.tracing.builder import GraphBuilder
 from lap_jax.tracing.interpreter import Run, loop_of
 from lap_jax.tracing.movements import Broadcast, step_of
 from lap_jax.tracing.values import Break, FromParams, Traced, Value, moved, stacked
+
+if TYPE_CHECKING:
+    from jax.extend.core import Jaxpr, JaxprEqn
 
 V = TypeVar("V")
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeGuard
-
-from jax.extend.core import JaxprEqn
+from typing import TYPE_CHECKING, TypeGuard
 
 from lap_jax.tracing import views
 from lap_jax.tracing.interpreter import out_shape
@@ -26,6 +24,9 @@ from lap_jax.tracing.values import (
     opaque,
     stacked,
 )
+
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
 
 _SCALING = frozenset(("mul", "div"))
 _SUMS = frozenset(("add", "sub", "add_any"))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from lap_jax.tracing.arithmetic import Rule, either, mixed
 from lap_jax.tracing.builder import GraphBuilder
@@ -39,6 +38,9 @@ from lap_jax.tracing.values import (
     stacked,
     traced,
 )
+
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
 
 Computes: TypeAlias = Sequence[Callable[[], Any] | None]
 """How to compute what goes into an equation; None where that depends on data or is too large."""

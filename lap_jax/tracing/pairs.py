@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from lap_jax.scoring.norms import add_up
 from lap_jax.tracing import channels
@@ -20,6 +19,9 @@ from lap_jax.tracing.movements import array_moves, move, step_of
 from lap_jax.tracing.primitives import graph_interpreter
 from lap_jax.tracing.values import Traced, Value, stacked
 
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
+
 # Calls with derivatives of their own.
 _CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 _ARRAYS = array_moves(jnp)
@@ -28,7 +30,7 @@ Reaches: TypeAlias = Callable[[str, jax.Array, np.ndarray, int], None]
 """Takes a layer's name, what reaches it, which input each element is, and how many there are."""
 Gives: TypeAlias = Callable[[str, np.ndarray, jax.Array], jax.Array]
 """Takes a layer's name, which output each element is, and what it gives; what is to go on."""
-Meets: TypeAlias = Callable[[JaxprEqn, Sequence[Value]], None]
+Meets: TypeAlias = "Callable[[JaxprEqn, Sequence[Value]], None]"
 """Takes an equation that reads no layer, and what is known of its operands."""
 
 

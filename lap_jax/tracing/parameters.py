@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from lap_jax.tracing.interpreter import evaluate, out_shape, out_shapes
 from lap_jax.tracing.values import FromParams, Power, Value, fit, opaque
+
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
 
 # Constants beyond this many entries stay uncomputed.
 LARGEST = 2**20
@@ -23,7 +26,7 @@ LINEAR = frozenset(
      "real", "sharding_constraint", "mesh_cast", "pvary", "stop_gradient", "name", "device_put")
 )  # fmt: skip
 
-ParameterRule = Callable[[JaxprEqn, list[FromParams]], Sequence[Value]]
+ParameterRule: TypeAlias = "Callable[[JaxprEqn, list[FromParams]], Sequence[Value]]"
 
 
 def constants(eqn: JaxprEqn, values: Sequence[FromParams]) -> list[FromParams]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from lap_jax.tracing import channels
 from lap_jax.tracing.arithmetic import ARITHMETIC, COMPARISON, ELEMENTWISE, Rule
@@ -28,6 +27,9 @@ from lap_jax.tracing.parameters import OF_PARAMETERS, ParameterRule, constants
 from lap_jax.tracing.reducing import REDUCING, REDUCTION
 from lap_jax.tracing.sharing import beside, shifted
 from lap_jax.tracing.values import FromParams, Traced, Value, opaque, traced
+
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
 
 RULES: dict[str, Rule] = {**ARITHMETIC, **MOVEMENTS, **REDUCING, **CONTRACTING}
 """What becomes of activations; what is not here keeps no channels apart."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-from jax.extend.core import JaxprEqn
+from typing import TYPE_CHECKING
 
 from lap_jax.tracing import channels
 from lap_jax.tracing.arithmetic import Rule, bent, mixed
@@ -14,6 +13,9 @@ from lap_jax.tracing.channels import CHANNELS
 from lap_jax.tracing.interpreter import out_shape
 from lap_jax.tracing.movements import Movement, move, spread, without
 from lap_jax.tracing.values import Break, Traced, Value, moved, traced
+
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
 
 REDUCTION = frozenset(
     ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or",

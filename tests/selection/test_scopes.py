@@ -75,7 +75,7 @@ def test_layer_scope_keeps_the_largest_of_each_layer(sparsity: float, ties: bool
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("normalize", ["none", "norm", "lamp"])
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
-def test_global_scope_keeps_the_largest_of_all(sparsity: float, normalize: str, ties: bool) -> None:
+def test_global_scope_keeps_the_largest_of_all(sparsity: float, normalize: Any, ties: bool) -> None:
     scores = some(ties=ties)
     ranked: Arrays = {
         "none": lambda: scores,
@@ -130,7 +130,7 @@ def test_a_layer_may_be_left_whole_beside_groups() -> None:
 
 @pytest.mark.parametrize("block", [(2, 4), (4, 1), (1, 4), (4, 4)])
 @pytest.mark.parametrize("compare", ["layer", "global"])
-def test_blocks_stay_or_go_as_a_whole(compare: str, block: tuple[int, int]) -> None:
+def test_blocks_stay_or_go_as_a_whole(compare: Any, block: tuple[int, int]) -> None:
     scores = some(3)
     rows, columns = block
     summed = {}
@@ -218,7 +218,7 @@ def alone(scope: Scope, numbers: Any) -> Any:
 
 @pytest.mark.parametrize("normalize", ["norm", "lamp"])
 @pytest.mark.parametrize("seed", [6, 7])
-def test_subnormal_scores_are_compared_by_their_share(normalize: str, seed: int) -> None:
+def test_subnormal_scores_are_compared_by_their_share(normalize: Any, seed: int) -> None:
     numbers = in_units(seed)
     scope = Scope("global", normalize)
     ranked = {
@@ -279,7 +279,7 @@ PARAMS = {
         Scope("global", unit="channel", outputs=True),
     ],
 )
-def test_masks_of_a_method_are_those_of_its_scores(method: str, scope: Scope) -> None:
+def test_masks_of_a_method_are_those_of_its_scores(method: Any, scope: Scope) -> None:
     scores = lap_jax.lookahead_scores(PARAMS, list(PARAMS), method=method)
     masks = lookahead_masks(PARAMS, list(PARAMS), 0.6, method=method, scope=scope)
     wanted = masks_from_scores(scores, 0.6, scope=scope)
@@ -322,7 +322,7 @@ def test_what_is_pruned_in_a_step_stays_pruned(scope: Scope) -> None:
 
 
 @pytest.mark.parametrize(("axis", "same"), [(-2, "LBP"), (-1, "LFP")])
-def test_groups_make_one_factor_cancel_and_say_so(axis: int, same: str) -> None:
+def test_groups_make_one_factor_cancel_and_say_so(axis: int, same: Any) -> None:
     scope = Scope(group=(2, 4), axis=axis)
     with pytest.warns(UserWarning, match="cancels") as warned:
         found = lookahead_masks(PARAMS, list(PARAMS), 0.5, scope=scope)
@@ -341,7 +341,7 @@ def test_groups_make_one_factor_cancel_and_say_so(axis: int, same: str) -> None:
         ({"a": np.arange(4)}, 0.5, "layer", "int"),
         ({}, 0.5, "layer", "no array"),
         (some(), 0.5, "globl", "nearest: 'global'"),
-        (some(), 0.5, Scope(normalize="max"), "normalize is 'max'"),
+        (some(), 0.5, Scope(normalize="max"), "normalize is 'max'"),  # type: ignore[arg-type]
         (some(), 0.5, Scope(unit=(2, 0)), "unit is (2, 0)"),
         (some(), 0.5, Scope(group=(4, 4)), "group is (4, 4)"),
         (some(), 0.5, Scope("global", group=(2, 4)), "one layer alone"),

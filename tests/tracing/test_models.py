@@ -829,7 +829,12 @@ def check_masks(model: str, methods: Iterable[str]) -> None:
     for method in methods:
         found, wanted = (
             lap_jax.lookahead_masks(
-                params, chain, 0.8, method=method, batch_stats=stats, key=jax.random.key(3)
+                params,
+                chain,
+                0.8,
+                method=lap_jax.METHODS[method],
+                batch_stats=stats,
+                key=jax.random.key(3),
             )
             for chain in (graph, MODELS[model].chain)
         )

@@ -71,7 +71,7 @@ def test_a_gathered_score_is_found_and_named(monkeypatch: pytest.MonkeyPatch, me
 @pytest.mark.parametrize("method", ["MP", "LAP"])
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 def test_the_masks_that_are_compiled_are_those_of_each_block(
-    method: str, dtype: str, mesh: Mesh
+    method: Any, dtype: str, mesh: Mesh
 ) -> None:
     settings = Scale(**{**vars(TINY), "dtype": dtype})
     rng = np.random.default_rng(0)

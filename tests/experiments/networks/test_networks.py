@@ -162,7 +162,7 @@ def test_trains_prunes_and_retrains(model: str) -> None:
     assert _all_move(stats, trained_stats)
     for method in ["LAP"] if model in ("vgg16", "vgg19") else ["MP", "LAP", "LAP-forward"]:
         masks = lap_jax.lookahead_masks(
-            trained, graph, levels, method=method, batch_stats=trained_stats
+            trained, graph, levels, method=lap_jax.METHODS[method], batch_stats=trained_stats
         )
         masks = jax.tree.map(lambda keep, mask: keep & np.asarray(mask), everything, masks)
         retrained, new_stats = fit(trained, trained_stats, masks)
