@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN = .venv/bin/python
 
 
-.PHONY: demo test test-slow lint docs clean
+.PHONY: demo test test-slow lint docs versions dist lock clean
 
 demo: .venv/installed
 	$(RUN) -m experiments run --dataset digits --methods MP LAP LAP-backward-seq --seeds 3 \
@@ -27,16 +27,30 @@ lint: .venv/installed
 docs: .venv/docs
 	.venv/bin/sphinx-build -W --keep-going -b html docs build/docs
 
-clean:
-	rm -rf .venv results/demo build/docs
+# The tests on the newest jax that pip picks for Python 3.11, 3.12 and 3.13, as far as they are here.
+versions:
+	.ci/versions $(VERSIONS)
 
-.venv/installed: pyproject.toml
+# A wheel and an sdist in dist/, each tried in an environment of its own.
+dist: .venv/installed
+	.ci/dist
+
+# The versions that all environments get, of every Python; without the address of any index.
+lock: .venv/installed
+	$(RUN) -m pip install --quiet uv
+	$(RUN) -m uv pip compile --quiet pyproject.toml --extra dev --extra docs --universal --python-version 3.11 \
+		--upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints.txt
+
+clean:
+	rm -rf .venv .venv-* build dist results/demo
+
+.venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lap_jax needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable '.[dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 .venv/docs: .venv/installed
-	$(RUN) -m pip install --quiet --editable '.[docs]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@

@@ -15,7 +15,8 @@ from lap_jax.repairing import repair
 from lap_jax.report import Summary, SummaryRow, summarize
 from lap_jax.retraining import KeepPrunedState, apply_masks, keep_pruned
 from lap_jax.scoring.propagation import Measured
-from lap_jax.selection.scopes import Scope
+from lap_jax.selection.distributions import erk_sparsity, ideal_gas_sparsity, sparsity_keeping
+from lap_jax.selection.scope import Scope
 from lap_jax.selection.sparsity import cubic_schedule, iterative_schedule, paper_sparsity
 from lap_jax.selection.top_k import keep_largest
 from lap_jax.selection.widths import neuron_groups, sparsity_within
@@ -50,7 +51,9 @@ __all__ = [
     "chain",
     "compare",
     "cubic_schedule",
+    "erk_sparsity",
     "final_params",
+    "ideal_gas_sparsity",
     "iterative_schedule",
     "keep_largest",
     "keep_pruned",
@@ -70,6 +73,7 @@ __all__ = [
     "save_masks",
     "save_pruned",
     "shrink",
+    "sparsity_keeping",
     "sparsity_within",
     "summarize",
     "trace",

@@ -17,7 +17,8 @@ from lap_jax.paths import checked_mask, leaves_by_path, shapes_by_path
 from lap_jax.scoring.kernels import kernel_of
 from lap_jax.scoring.propagation import Measured
 from lap_jax.scoring.scores import widen
-from lap_jax.selection.scopes import Scope, least_left
+from lap_jax.selection.scope import Scope
+from lap_jax.selection.scopes import least_left
 
 
 def is_seen(value: Any) -> bool:

@@ -9,7 +9,8 @@ import numpy as np
 from lap_jax.errors import PruningError
 from lap_jax.graph.graph import Graph
 from lap_jax.methods import Method
-from lap_jax.selection.scopes import Scope, kept_units
+from lap_jax.selection.scope import Scope
+from lap_jax.selection.scopes import kept_units
 from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer
 from lap_jax.selection.widths import kept_neurons, levels_of
 

@@ -26,7 +26,8 @@ from lap_jax.meshes import as_laid_out, everywhere, sharding_of
 from lap_jax.network import Masks, Network, tied_layers, with_tied
 from lap_jax.scoring.kernels import Layout, as_read, layout_of
 from lap_jax.scoring.liveness import Alive, alive, count, effective, lead_through
-from lap_jax.selection.scopes import Scope, least_left, units, whole_units
+from lap_jax.selection.scope import Scope
+from lap_jax.selection.scopes import least_left, units, whole_units
 
 DEGREES = 40
 """In how many steps candidates are thinned out, by less and less."""

@@ -27,9 +27,15 @@ from lap_jax.methods import (
 )
 from lap_jax.paths import leaves_by_path, map_by_path, shapes_by_path
 from lap_jax.pruning import masks_by_path
-from lap_jax.retraining import KeepPrunedState, apply_masks, check_update, pruned_to_zero
+from lap_jax.retraining import (
+    KeepPrunedState,
+    apply_masks,
+    check_update,
+    pruned_to_zero,
+    unpacked_masks,
+)
 from lap_jax.scoring.scores import Score, wants
-from lap_jax.selection.scopes import Compare, Scope
+from lap_jax.selection.scope import Compare, Scope
 from lap_jax.selection.sparsity import Sparsity, whole_number
 
 
@@ -203,17 +209,19 @@ def final_params(params: Any, state: optax.OptState) -> Any:
     Raises:
       PruningError: if the state holds no masks, or more than one tree of them; as `apply_masks`.
     """
-    return apply_masks(params, masks_in(state))
+    return apply_masks(params, masks_in(state, params))
 
 
-def masks_in(state: optax.OptState) -> dict[str, jax.Array]:
-    """Return the masks that an optimizer's state holds, by path.
+def masks_in(state: optax.OptState, params: Any = None) -> dict[str, jax.Array]:
+    """Return the masks that an optimizer's state holds, by path, as truth values.
 
     Args:
       state: with one state of `keep_pruned` or `prune_in_training` somewhere in it.
+      params: the parameters, of which shapes are read, where the masks are packed.
 
     Raises:
-      PruningError: if there is none, or more than one.
+      PruningError: if there is none, or more than one, or they are packed and no parameters tell
+        their shapes.
     """
     kinds = (KeepPrunedState, PruneInTrainingState)
     leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
@@ -223,7 +231,7 @@ def masks_in(state: optax.OptState) -> dict[str, jax.Array]:
             f"the optimizer's state holds {len(found)} states with masks: expected one, of "
             "keep_pruned or prune_in_training"
         )
-    return found[0].masks
+    return unpacked_masks(found[0].masks, params)
 
 
 def _check_statistics(graph: Graph, method: Method, params: Any, batch_stats: Any | None) -> None:

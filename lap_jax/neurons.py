@@ -33,7 +33,7 @@ from lap_jax.scoring.kernels import Layout, as_read, layout_of
 from lap_jax.scoring.norms import euclidean, lamp, near_largest
 from lap_jax.scoring.propagation import Flow, Propagation, changed, removals
 from lap_jax.scoring.scores import Sides, along_kernel, flow
-from lap_jax.selection.scopes import Scope
+from lap_jax.selection.scope import Scope
 from lap_jax.selection.top_k import keep_largest
 from lap_jax.selection.widths import evened
 

@@ -28,7 +28,8 @@ from lap_jax.network import (
 from lap_jax.scoring.kernels import as_read
 from lap_jax.scoring.liveness import best_of_neurons
 from lap_jax.scoring.propagation import Flow, Propagation, changed
-from lap_jax.selection.scopes import LayerScores, Scope, select
+from lap_jax.selection.scope import Scope
+from lap_jax.selection.scopes import LayerScores, select
 
 
 def prune(

@@ -56,7 +56,8 @@ from lap_jax.scoring import scores
 from lap_jax.scoring.kernels import kernel_of, layout_of, leaves_of, part_of, read
 from lap_jax.scoring.propagation import Measured
 from lap_jax.scoring.scores import Score
-from lap_jax.selection.scopes import Compare, LayerScores, Scope, checked_scope, kept_units, select
+from lap_jax.selection.scope import Compare, Scope, checked_scope
+from lap_jax.selection.scopes import LayerScores, kept_units, select
 from lap_jax.selection.sparsity import Sparsity, sparsity_per_layer
 
 

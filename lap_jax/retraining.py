@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from lap_jax.errors import PruningError
-from lap_jax.paths import checked_mask, is_array, leaves_by_path, map_by_path
+from lap_jax.packing import is_packed, packed, unpacked
+from lap_jax.paths import checked_mask, is_array, leaves_by_path, map_by_path, shapes_by_path
 
 
 def apply_masks(params: Any, masks: Any) -> Any:
@@ -45,7 +46,8 @@ class KeepPrunedState(NamedTuple):
     """State of `keep_pruned`: the masks by path, and the inner optimizer's state.
 
     The masks are state, not code: put in others of the same shapes and a compiled training step
-    serves the next round of pruning; under `jax.vmap` they carry the axis of the networks.
+    serves the next round of pruning; under `jax.vmap` they carry the axis of the networks. Packed
+    ones are uint8, eight weights a byte along the last axis; ``masks_in(state, params)`` unpacks.
     """
 
     masks: dict[str, jax.Array]
@@ -53,7 +55,7 @@ class KeepPrunedState(NamedTuple):
 
 
 def keep_pruned(
-    inner: optax.GradientTransformation, masks: Any
+    inner: optax.GradientTransformation, masks: Any, *, pack: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """Wrap an optimizer so that pruned weights are zero after every step.
 
@@ -73,9 +75,18 @@ def keep_pruned(
     keep another (`optax.lookahead`, averages) hold zeros in both if `apply_masks` comes before
     they start.
 
+    The masks of `optax.masked` are another thing: one truth value a leaf, which says whether the
+    optimizer sees that leaf. It cannot keep single weights at zero: ``optax.masked(adam, masks)``
+    with masks from `lookahead_masks` ends in "The truth value of an array with more than one
+    element is ambiguous". Wrap the optimizer in `keep_pruned`, and where some leaves are to be
+    frozen, that in `optax.masked` with a truth value a leaf.
+
     Args:
       inner: any optimizer; `optax.identity` makes this a plain last link of a chain.
       masks: as from `lookahead_masks`, matched by path.
+      pack: hold the masks as bits, an eighth of the memory; updates are the same, bit for bit. Axes
+        but the last lie over devices as the masks do, the last where each device holds a multiple
+        of eight of its entries.
 
     Returns:
       A gradient transformation whose ``update`` needs ``params``.
@@ -102,7 +113,9 @@ def keep_pruned(
         # Copied, because a training step may donate its state and the caller keeps the masks.
         own = {path: jnp.array(mask, copy=True) for path, mask in _match(masks, params).items()}
         _check_finite(own, params)
-        return KeepPrunedState(own, inner.init(_applied(params, own)))
+        inner_state = inner.init(_applied(params, own))
+        held = {path: packed(mask) for path, mask in own.items()} if pack else own
+        return KeepPrunedState(held, inner_state)
 
     def update(
         updates: optax.Updates,
@@ -111,16 +124,36 @@ def keep_pruned(
         **extra_args: Any,
     ) -> tuple[optax.Updates, KeepPrunedState]:
         check_update("keep_pruned", params, state, KeepPrunedState)
+        own = unpacked_masks(state.masks, params)
         updates, inner_state = inner.update(
-            _applied(updates, state.masks),
+            _applied(updates, own),
             state.inner_state,
-            _applied(params, state.masks),
+            _applied(params, own),
             **extra_args,
         )
-        updates = pruned_to_zero(updates, params, state.masks)
+        updates = pruned_to_zero(updates, params, own)
         return updates, KeepPrunedState(state.masks, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def unpacked_masks(masks: dict[str, jax.Array], params: Any) -> dict[str, jax.Array]:
+    """Return the masks of an optimizer's state as truth values, of the shapes of the parameters.
+
+    Raises:
+      PruningError: if one is packed, and the parameters do not tell its shape.
+    """
+    if not any(map(is_packed, masks.values())):
+        return masks
+    shapes = shapes_by_path(params) if params is not None else {}
+    for path, mask in masks.items():
+        if is_packed(mask) and path not in shapes:
+            raise PruningError(
+                f"the mask of {path!r} is packed, and only the parameters tell its shape: pass the "
+                "whole tree, as in masks_in(state, params)"
+            )
+    return {path: unpacked(path, mask, shapes[path]) if is_packed(mask) else mask
+            for path, mask in masks.items()}  # fmt: skip
 
 
 def check_update(name: str, params: Any, state: Any, kind: type) -> None:

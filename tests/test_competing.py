@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import lap_jax
 from lap_jax import METHODS, Scope
 from lap_jax.competing import kept_by_step, levels_by_name, with_outputs
-from lap_jax.selection.scopes import checked_scope
+from lap_jax.selection.scope import checked_scope
 
 
 def test_layers_compete_or_groups_of_neurons() -> None:

@@ -49,7 +49,7 @@ PROMISED = {
 
 FLOORS: list[set[str]] = [
     {"errors", "version", "batching", "tables"},
-    {"paths", "meshes"},
+    {"paths", "meshes", "packing"},
     {"files", "retraining", "recalibration", "comparison"},
     {"graph"},
     {"scoring"},

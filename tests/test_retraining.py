@@ -11,13 +11,17 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from lap_jax import (
     KeepPrunedState,
     PruningError,
     apply_masks,
+    final_params,
     keep_pruned,
     lookahead_masks,
+    masks_in,
 )
 from tests import oracle
 
@@ -113,6 +117,73 @@ def test_pruned_weights_are_zero_and_the_rest_trains_as_if_masked(name: str) -> 
     wanted = train_masked(OPTIMIZERS[name](), params, masks, 200)
     assert_same(found, wanted)
     assert float(loss(found)) < 0.8 * float(loss(apply_masks(params, masks)))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_packed_masks_give_the_same_updates_bit_for_bit(name: str) -> None:
+    """With an eighth of the memory: the widths 16, 12 and 3 are two bytes, two and one."""
+    params, masks = start()
+    params = apply_masks(params, masks)
+    plain, packed = (keep_pruned(OPTIMIZERS[name](), masks, pack=pack) for pack in (False, True))
+    found, wanted = (train(optimizer, params, masks, 20) for optimizer in (packed, plain))
+    chex.assert_trees_all_equal(found[0], wanted[0])
+    chex.assert_trees_all_equal(found[1].inner_state, wanted[1].inner_state)
+    held = found[1].masks
+    assert held["Dense_0/kernel"].shape == (6, 2)
+    assert sum(mask.nbytes for mask in held.values()) <= 6 * 2 + 16 * 2 + 12 + 3
+    chex.assert_trees_all_equal(masks_in(found[1], params), masks_in(wanted[1]))
+    chex.assert_trees_all_equal(final_params(found[0], found[1]), wanted[0])
+
+
+def test_packed_masks_say_where_their_shapes_are() -> None:
+    params, masks = start()
+    state = keep_pruned(optax.sgd(0.1), masks, pack=True).init(apply_masks(params, masks))
+    with pytest.raises(PruningError, match=r"is packed, .* as in masks_in\(state, params\)"):
+        masks_in(state)
+    other = {**params, "Dense_0": {"kernel": jnp.ones((6, 99)), "bias": jnp.ones(99)}}
+    with pytest.raises(PruningError, match=r"the packed mask 'Dense_0/kernel' has shape \(6, 2\)"):
+        masks_in(state, other)
+
+
+@pytest.mark.parametrize("layout", [P("a", None), P(None, "a")])
+def test_packed_masks_lie_over_devices_as_the_weights_do(layout: Any) -> None:
+    sharding = NamedSharding(jax.make_mesh((4,), ("a",)), layout)
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(8, 32)), jnp.float32)
+    mask = np.asarray(jnp.abs(weights) > 0.7)
+    alone = {"kernel": jnp.where(mask, weights, 0)}
+    placed = jax.device_put(alone, sharding)
+    optimizer = keep_pruned(optax.adam(0.1), {"kernel": jax.device_put(mask, sharding)}, pack=True)
+
+    def step(params: Any, state: Any) -> Any:
+        updates, state = optimizer.update(params, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(placed)
+    assert state.masks["kernel"].shape == (8, 4)
+    assert state.masks["kernel"].sharding.is_equivalent_to(sharding, 2)
+    found, state = jax.jit(step)(placed, state)
+    wanted, _ = jax.jit(step)(alone, optimizer.init(alone))
+    assert found["kernel"].sharding.is_equivalent_to(sharding, 2)
+    assert state.masks["kernel"].sharding.is_equivalent_to(sharding, 2)
+    chex.assert_trees_all_equal(jax.device_get(found), jax.device_get(wanted))
+
+
+def test_optaxs_masks_select_leaves_and_ours_select_weights() -> None:
+    """What `keep_pruned` says of `optax.masked`, with the error that a search for it finds."""
+    params, masks = start()
+    with pytest.raises(ValueError, match="truth value of an array with more than one element is"):
+        optax.masked(optax.adam(0.1), masks).init(params)
+    params = apply_masks(params, masks)
+    kernels = jax.tree.map(lambda leaf: leaf.ndim == 2, params)
+    optimizer = optax.chain(
+        optax.masked(keep_pruned(optax.adam(0.1), masks), kernels),
+        optax.masked(optax.set_to_zero(), jax.tree.map(lambda chosen: not chosen, kernels)),
+    )
+    found, _, history = train(optimizer, params, masks, 5)
+    chex.assert_trees_all_equal(history, jnp.zeros(5, int))
+    for name, layer in params.items():
+        chex.assert_trees_all_equal(found[name]["bias"], layer["bias"])  # frozen
+        assert bool((found[name]["kernel"] != layer["kernel"]).any())
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

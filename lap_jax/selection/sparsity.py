@@ -51,24 +51,30 @@ def paper_sparsity(
 
 
 def cubic_schedule(
-    final: float | Mapping[str, float], begin: int, end: int, every: int, initial: float = 0.0
+    final: float | Mapping[str, float],
+    begin: int,
+    end: int,
+    every: int,
+    initial: float = 0.0,
+    power: float = 3,
 ) -> tuple[tuple[int, Sparsity], ...]:
     """Return the schedule of Zhu & Gupta (2017), for `prune_in_training`.
 
-    ``s_t = final + (initial - final) * (1 - (t - begin) / (end - begin))**3`` at each step ``t``
-    from ``begin`` to ``end``, ``every`` so many.
+    ``s_t = final + (initial - final) * (1 - (t - begin) / (end - begin))**power`` at each step
+    ``t`` from ``begin`` to ``end``, ``every`` so many.
 
     Args:
       final: sparsity at ``end``: a number, or one per layer or pattern.
       begin, end, every: steps, whole numbers; the last pruning is at ``end``.
       initial: sparsity at ``begin``.
+      power: 3, cubic; 1, evenly; the larger, the more is removed early.
 
     Returns:
       ``((step, sparsity), ...)``.
 
     Raises:
-      PruningError: if a step is no whole number, ``every`` is not positive, or ``end`` is not after
-        ``begin``.
+      PruningError: if a step is no whole number, ``every`` or ``power`` is not positive, or ``end``
+        is not after ``begin``.
 
     Example:
       >>> [(step, round(level, 3)) for step, level in cubic_schedule(0.8, 0, 100, 50)]
@@ -78,11 +84,13 @@ def cubic_schedule(
     every = whole_number("every", every)
     if every < 1:
         raise PruningError(f"every is {every}: expected 1 step or more")
+    if not 0 < power < math.inf:
+        raise PruningError(f"power is {power!r}: expected a finite number above 0; 3 is cubic")
     if not 0 <= begin < end:
         raise PruningError(f"begin is {begin} and end {end}: expected 0 <= begin < end")
 
     def level(goal: float, step: int) -> float:
-        return goal + (initial - goal) * (1 - (step - begin) / (end - begin)) ** 3
+        return goal + (initial - goal) * (1 - (step - begin) / (end - begin)) ** power
 
     steps = [*range(begin, end, every), end]
     return tuple((step, _at(final, partial(level, step=step))) for step in steps)

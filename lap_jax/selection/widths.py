@@ -16,7 +16,7 @@ from lap_jax.graph.graph import Graph
 from lap_jax.graph.groups import NeuronGroup, Neurons
 from lap_jax.graph.layers import matching
 from lap_jax.paths import has_collections, shapes_by_path
-from lap_jax.selection.scopes import Scope, checked_scope
+from lap_jax.selection.scope import Scope, checked_scope
 from lap_jax.selection.sparsity import Sparsity, kept_count, sparsity_per_layer
 
 

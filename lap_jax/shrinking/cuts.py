@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lap_jax.errors import PruningError
+from lap_jax.packing import is_packed, packed, unpacked
 from lap_jax.paths import is_array, leaves_by_path, map_by_path
 from lap_jax.shrinking.plan import Plan
 from lap_jax.shrinking.slices import Sets, sizes, union
@@ -177,6 +178,8 @@ def _sliced(path: str, leaf: Any, kept: Kept) -> Any:
     shape = tuple(np.shape(leaf))
     if shape == kept.shape:
         return cut(leaf, kept)
+    if is_array(leaf) and is_packed(leaf) and kept.shape and shape[:-1] == kept.shape[:-1]:
+        return packed(cut(unpacked(path, leaf, kept.shape), kept))  # of `keep_pruned(pack=True)`
     if shape in ((), (1,)):
         return leaf
     raise PruningError(

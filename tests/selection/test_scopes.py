@@ -149,6 +149,37 @@ def test_blocks_stay_or_go_as_a_whole(compare: Any, block: tuple[int, int]) -> N
     assert_equal(masks_from_scores(scores, 0.7, scope=scope), wanted)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-42, 1e35])
+@pytest.mark.parametrize("unit", [(4, 4), "channel"])
+def test_units_may_be_scored_by_the_sum_of_their_scores(unit: Any, scale: float) -> None:
+    """With one large score beside many of a middling size, where the two norms disagree."""
+    scores = some(5)
+    # A few whole numbers: sums of them are exact in any order.
+    scores = {name: np.round(4 * each / each.max()) for name, each in scores.items()}
+    scores["dense"] = np.zeros((8, 8), np.float32)
+    scores["dense"][:4, :4] = 1  # l1: 16, l2: 4
+    scores["dense"][4, 4] = 6  # l1: 6, l2: 6
+    wanted = {}
+    for name, each in scores.items():
+        if unit == "channel":
+            kept = first_of_largest(each.reshape(-1, each.shape[-1]).sum(0), each.shape[-1] // 2)
+            wanted[name] = np.broadcast_to(kept, each.shape)
+            continue
+        shape = (*each.shape[:-2], each.shape[-2] // 4, 4, each.shape[-1] // 4, 4)
+        sums = each.reshape(shape).sum((-3, -1))
+        kept = first_of_largest(sums.ravel(), round(0.5 * sums.size)).reshape(sums.shape)
+        wanted[name] = kept.repeat(4, -2).repeat(4, -1)
+    given = {name: (each * np.float32(scale)).astype(np.float32) for name, each in scores.items()}
+    scope = Scope(unit=unit, unit_norm="l1", outputs=unit == "channel")
+    assert_equal(masks_from_scores(given, 0.5, scope=scope), wanted)
+    if unit == (4, 4):
+        level = {"dense": 0.75, "*": 0.5}
+        first = masks_from_scores(given, level, scope=scope)["dense"]
+        second = masks_from_scores(given, level, scope=scope._replace(unit_norm="l2"))["dense"]
+        assert [bool(first[place, place]) for place in (0, 4)] == [True, False]
+        assert [bool(second[place, place]) for place in (0, 4)] == [False, True]
+
+
 def test_channels_stay_or_go_as_a_whole() -> None:
     scores = some(4)
     wanted = {}

@@ -225,6 +225,27 @@ def test_numbers_of_steps_are_whole(name: str, bad: Any) -> None:
             iterative_schedule(0.8, **{"rounds": 2, "every": 4, "begin": 0, name: bad})
 
 
+@pytest.mark.parametrize("power", [1, 2.5, 3, 7])
+def test_the_power_of_the_schedule_is_that_of_its_formula(power: float) -> None:
+    found: Any = cubic_schedule({"a": 0.8, "b": 0.5}, 10, 110, 25, initial=0.2, power=power)
+    for step, levels in found:
+        left = (1 - (step - 10) / 100) ** power
+        assert levels == {
+            name: pytest.approx(goal + (0.2 - goal) * left)
+            for name, goal in (("a", 0.8), ("b", 0.5))
+        }
+    assert found[-1][1] == {"a": 0.8, "b": 0.5}
+    if power == 1:  # evenly
+        steps = [levels["a"] for _, levels in cubic_schedule({"a": 0.8}, 0, 4, 1, power=1)]  # type: ignore[index,call-overload]
+        assert steps == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+
+
+@pytest.mark.parametrize("power", [0, -1, float("nan"), float("inf")])
+def test_a_power_that_bends_nothing_is_refused(power: float) -> None:
+    with pytest.raises(PruningError, match="power is"):
+        cubic_schedule(0.8, 0, 10, 2, power=power)
+
+
 def test_numbers_of_steps_may_be_numpys() -> None:
     zero: Any = np.int32(0)
     four: Any = np.uint8(4)

@@ -10,7 +10,7 @@ import pytest
 
 import lap_jax
 from lap_jax import PruningError, Scope
-from lap_jax.selection.scopes import checked_scope
+from lap_jax.selection.scope import checked_scope
 from lap_jax.selection.widths import evened, kept_neurons, levels_of, parameters_left, rounded
 from tests import zoo
 
