@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from lap_jax import Scope
+from lap_jax import Graph, Scope, erk_sparsity, ideal_gas_sparsity
 from lap_jax.cli.errors import BadInput
 
 
@@ -27,6 +27,20 @@ def sparsity(texts: Sequence[str]) -> Any:
     if not levels or ("" in levels and len(texts) > 1):
         raise BadInput(f"--sparsity {' '.join(texts)}: {expected}")
     return levels.get("", levels)
+
+
+def distributed(levels: Any, distribution: str, graph: Graph) -> Any:
+    """Return a number as it is, or as the sparsity of each layer by a rule.
+
+    Raises:
+      BadInput: for sparsities by name, of which no rule is left to be applied.
+    """
+    if distribution == "uniform":
+        return levels
+    if not isinstance(levels, float):
+        raise BadInput(f"--distribution {distribution} spreads one number: leave names out")
+    rule = {"erk": erk_sparsity, "ideal-gas": ideal_gas_sparsity}[distribution]
+    return rule(graph, levels)
 
 
 def scope(compare: Any, normalize: Any, unit: str, group: str | None, multiple_of: int) -> Scope:

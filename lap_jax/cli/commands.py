@@ -56,6 +56,9 @@ class Prune(Common):
     """module:function; the function returns (model, inputs)."""
     sparsity: tuple[str, ...]
     """Fraction removed: 0.9, or by name or pattern: 'Conv_*=0.5' '*=0.9'."""
+    distribution: Literal["uniform", "erk", "ideal-gas"] = "uniform"
+    """Where one number of --sparsity goes: to all layers alike; or, of the whole network, by the
+    rule of Erdős, Rényi and kernel, or by ideal gas quotas."""
     method: MethodName = "LAP"
     """How weights are scored."""
     scope: Literal["layer", "global"] = "layer"

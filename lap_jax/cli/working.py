@@ -201,6 +201,7 @@ def pruned(command: Prune) -> tuple[Findings, dict[Path, Any]]:
     checkpoint = load(command.checkpoint)
     model = loaded(checkpoint, command.model)
     graph = model.graph.pin(*command.pin) if command.pin else model.graph
+    levels = asked.distributed(levels, command.distribution, graph)
     told: list[str] = []
     variables = model.filled.variables
     with heard(told):

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
+import lap_jax
 from lap_jax import Scope
 from lap_jax.cli import asked
 from lap_jax.cli.errors import BadInput
@@ -25,6 +27,16 @@ def test_sparsities(texts: list[str], expected: Any) -> None:
 def test_what_is_no_sparsity(texts: list[str]) -> None:
     with pytest.raises(BadInput, match="expected one number, or NAME=NUMBER"):
         asked.sparsity(texts)
+
+
+def test_one_number_is_spread_by_a_rule_and_names_are_not() -> None:
+    params = {"a": {"kernel": np.ones((30, 60))}, "b": {"kernel": np.ones((60, 12))}}
+    graph = lap_jax.chain(params, ["a", "b"])
+    assert asked.distributed(0.9, "uniform", graph) == 0.9
+    assert asked.distributed(0.9, "erk", graph) == lap_jax.erk_sparsity(graph, 0.9)
+    assert asked.distributed(0.9, "ideal-gas", graph) == lap_jax.ideal_gas_sparsity(graph, 0.9)
+    with pytest.raises(BadInput, match="--distribution erk spreads one number"):
+        asked.distributed({"*": 0.9}, "erk", graph)
 
 
 @pytest.mark.parametrize(
