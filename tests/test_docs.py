@@ -78,6 +78,8 @@ def test_code_runs_in_order_as_pasted(page: str, tmp_path: Path, monkeypatch: An
                 command, *arguments = shlex.split(line)
                 assert command == "lap-jax"
                 assert main(arguments) == (arguments[0] == "diff"), line
+    for drawn in tmp_path.glob("*.svg"):
+        assert drawn.read_text() == (DOCS / "_static" / drawn.name).read_text()
 
 
 def test_the_pages_that_run_always_are_there() -> None:
