@@ -2,7 +2,6 @@
 
 import re
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from lap_jax.version import VERSION  # noqa: E402
-
-_PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-REPOSITORY = _PROJECT["urls"]["Repository"]
 
 project = "lap_jax"
 author = "the authors of lap_jax"
@@ -37,17 +33,8 @@ html_theme_options = {
 }
 pygments_style, pygments_dark_style = "friendly", "monokai"
 
-myst_enable_extensions = ["dollarmath", "colon_fence", "substitution"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-myst_substitutions = {
-    "install": f"`pip install 'git+{REPOSITORY}'`",
-    "repository": f"[{REPOSITORY.removeprefix('https://')}]({REPOSITORY})",
-} | {
-    name: f"[{name}.ipynb](https://colab.research.google.com/github/"
-    f"{REPOSITORY.removeprefix('https://github.com/')}/blob/main/experiments/notebooks/{name}.ipynb)"
-    for name in ("quickstart", "shrink", "transformer")
-}
-
 default_role = "py:obj"  # names in single backticks in docstrings are links
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -85,8 +85,7 @@ def test_code_runs_in_order_as_pasted(page: str, tmp_path: Path, monkeypatch: An
 def test_the_pages_that_run_always_are_there() -> None:
     assert set(PAGES) >= QUICK
     fences = re.findall(r"^```(\S*)", "".join((DOCS / page).read_text() for page in PAGES), re.M)
-    assert set(fences) <= {"", "python", "text", "sh", "{math}", "{toctree}", "{eval-rst}",
-                           "{include}"}  # fmt: skip
+    assert set(fences) <= {"", "python", "text", "sh", "{toctree}", "{eval-rst}", "{include}"}
 
 
 def test_every_public_name_is_in_the_reference() -> None:
@@ -109,6 +108,24 @@ def test_every_name_of_other_libraries_is_mapped(title: str, names: str) -> None
     assert all(ours.strip() for _, ours in rows)
     called = re.findall(r"`(?:lap_jax\.)?([a-z_]+)\(", " ".join(ours for _, ours in rows))
     assert set(called) <= {*lap_jax.__all__, "print"}
+
+
+def slugs(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_no_link_between_pages_is_broken() -> None:
+    for file in [ROOT / "README.md", *(DOCS / page for page in PAGES)]:
+        prose = re.sub(r"```.*?```", "", file.read_text(), flags=re.DOTALL)
+        for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+            if link.startswith("https://"):
+                continue
+            path, _, anchor = link.partition("#")
+            target = (file.parent / path).resolve() if path else file
+            assert target.exists(), f"{file.name}: {link}"
+            assert not anchor or anchor in slugs(target.read_text()), f"{file.name}: {link}"
 
 
 def test_one_placeholder_stands_for_the_repository() -> None:
