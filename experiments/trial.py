@@ -16,7 +16,19 @@ SHUFFLED = " shuffled"
 GRAPHS = ("declared", "identity", "main-path", "traced")
 MEASURES = ("input", "active", "output")
 
-WAY = ("graph", "horizon", "lags", "measured", "calibration", "effective")
+GROUPS = {
+    "2:4": (2, 4, -2),
+    "2:4-outputs": (2, 4, -1),
+    "4:8": (4, 8, -2),
+    "4:8-outputs": (4, 8, -1),
+}
+"""Scopes that keep n of each m consecutive weights along an axis: n, m, axis."""
+
+REPAIRS = ("statistics", "channels")
+
+SCOPES = ("global", "lamp", *GROUPS)
+
+WAY = ("graph", "horizon", "lags", "measured", "calibration", "effective", "scope", "repair")
 """Fields of a trial that, beside the method, say how it is pruned."""
 
 
@@ -29,8 +41,8 @@ class Trial:
 
     Attributes:
       model, activation, dataset: what is trained, on what.
-      method: a pruning method by the paper's name, one of them followed by " shuffled" (the mask of
-        each layer permuted within the layer), or "unpruned" (the control, at level 0).
+      method: a pruning method of `experiments.methods`, one of them followed by " shuffled" (the
+        mask of each layer permuted within the layer), or "unpruned" (the control, at level 0).
       tau: level of sparsity.
       seed: of the network; its initialisation, batches and random scores follow from it.
       train_steps, retrain_steps: of Adam, before and after pruning.
@@ -57,6 +69,11 @@ class Trial:
       same_batches: whether the batches of retraining are the same for every method and level.
       effective: of the method, as in `lap_jax.Method`: kept weights are to lie on a path from input
         to output.
+      scope: what competes with what: "global" or "lamp" all weights, scores divided by their norm
+        in the layer or as LAMP does; of `GROUPS`, n of each m weights; empty: those of a layer.
+      repair: of the pruned network, before retraining: "statistics" sets those of the batch norms
+        anew (`lap_jax.recalibrate`), "channels" also the scale and shift of what each channel gives
+        (`lap_jax.repair`); on as many training examples as ``calibration`` says.
     """
 
     model: str
@@ -88,6 +105,8 @@ class Trial:
     same_batches: bool = False
     shrunk: bool = False
     effective: bool = False
+    scope: str = ""
+    repair: str = ""
 
     @property
     def name(self) -> str:
@@ -151,11 +170,12 @@ def choices_of(way: str) -> dict[str, Any]:
             found[name] = ",".join(each for each in MEASURES if each in value.split(","))
         elif name == "calibration" and value.isdigit() and int(value):
             found[name] = int(value)
+        elif (name == "scope" and value in SCOPES) or (name == "repair" and value in REPAIRS):
+            found[name] = value
         else:
             raise ValueError(
                 f"{word!r} in {way!r}: expected graph={'|'.join(GRAPHS)}, horizon=NUMBER|all, "
-                f"lags, effective, measured={','.join(MEASURES)} or calibration=EXAMPLES"
+                f"lags, effective, measured={','.join(MEASURES)}, calibration=EXAMPLES, "
+                f"scope={'|'.join(SCOPES)} or repair={'|'.join(REPAIRS)}"
             )
-    if "calibration" in found and "measured" not in found:
-        raise ValueError(f"'calibration' in {way!r} goes with measured= alone")
     return found

@@ -38,19 +38,23 @@ class Run:
 
     model: Model = "fcn"
     """fcn: four hidden layers of 500; linear: one hidden layer of 1,000, no activation; vit: a
-    small vision transformer; charlm: a small language model of characters."""
+    small vision transformer; charlm, charlm6m: language models of characters, the second of six
+    million parameters."""
     activation: Literal["relu", "tanh", "sigmoid", "none"] | None = None
     """Of the hidden layers; by default none for linear, relu for the paper's others."""
     dataset: DataName | None = None
-    """digits and python_reference, a text, need no download; the others are read from --data-dir.
-    By default digits for fcn and linear, the text for charlm, cifar10 for the others."""
+    """digits and the texts python_reference and python_source need no download; the others are read
+    from --data-dir. By default digits for fcn and linear, a text for language models, cifar10 for
+    the others."""
     data_dir: Path | None = None
     """Folder of prepared TensorFlow Datasets (see: python -m experiments prepare)."""
     methods: tuple[str, ...] = tuple(METHODS)
     """Pruning methods, by the paper's names; "LAP shuffled" permutes LAP's masks within layers.
-    Choices may follow: "LAP graph=traced horizon=all" or "LAP lags" look further or more exactly;
-    "MP effective" keeps weights on paths from input to output; "LBP graph=traced measured=input" is
-    Wanda's score (see: README, Methods)."""
+    Wanda, RIA and DaSS are others', and "module:function" is a score of your own. Choices may
+    follow: "LAP graph=traced horizon=all" or "LAP lags" look further or more exactly; "MP
+    effective" keeps weights on paths from input to output; "LAP scope=global" compares all layers,
+    "LAP scope=2:4" keeps 2 of each 4 weights, "LAP repair=channels" is repaired before it is
+    retrained (see: README, Methods)."""
     taus: tuple[int, ...] | None = None
     """Levels of the rule of Appendix C; by default those of the paper's table of the model."""
     sparsity: tuple[float, ...] = ()

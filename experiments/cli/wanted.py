@@ -8,10 +8,10 @@ from typing import Any
 
 from experiments.cli.commands import BadFlag, Run
 from experiments.data import SOURCES
+from experiments.methods import METHODS, measured_by, method_named
 from experiments.networks import MODELS
 from experiments.networks.setting import Setting
-from experiments.trial import SHUFFLED, UNPRUNED, Trial, choices_of
-from lap_jax import METHODS
+from experiments.trial import GROUPS, SHUFFLED, UNPRUNED, Trial, choices_of
 
 LEAST = {
     "seeds": 1, "train_steps": 0, "retrain_steps": 0, "batch_size": 1, "cycles": 1, "divisor": 1,
@@ -56,7 +56,11 @@ def trials_of(command: Run) -> list[Trial]:
     _check_data(same, setting)
     levels = [{"tau": tau} for tau in taus] + [{"sparsity": each} for each in command.sparsity]
     # What is named twice is run once.
-    cells = list(dict.fromkeys(replace(same, **way, **level) for way in ways for level in levels))
+    cells = list(
+        dict.fromkeys(
+            replace(same, **way, **level) for way in ways for level in _levels(way, levels)
+        )
+    )
     # The control is the same under every schedule: it is run under the first.
     control = [replace(same, method=UNPRUNED)] if command.control else []
     return [
@@ -70,21 +74,38 @@ def trials_of(command: Run) -> list[Trial]:
     ]  # fmt: skip
 
 
+def _levels(way: dict[str, Any], levels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the levels of a way to prune: n of each m weights are a level of their own."""
+    if way.get("scope") not in GROUPS:
+        return levels
+    n, m, _ = GROUPS[way["scope"]]
+    return [{"sparsity": 1 - n / m}]
+
+
 def _choices(way: str, command: Run, setting: Setting) -> dict[str, Any]:
     """Read one of ``--methods`` and see whether it goes with the rest."""
     try:
         found = choices_of(way)
     except ValueError as error:
         raise BadFlag(f"--methods: {error}") from None
-    method = found["method"].removesuffix(SHUFFLED)
-    if method not in METHODS:
-        close = difflib.get_close_matches(method, METHODS, n=3, cutoff=0.3) or METHODS
+    name = found["method"].removesuffix(SHUFFLED)
+    if name not in METHODS and ":" not in name:
+        close = difflib.get_close_matches(name, METHODS, n=3, cutoff=0.3) or METHODS
         raise BadFlag(f"--methods: unknown method {way!r}; nearest: {', '.join(close)}")
-    alone = found["method"].endswith(SHUFFLED) or "measured" in found
+    try:
+        method = method_named(name)
+    except ValueError as error:
+        raise BadFlag(f"--methods: {error}") from None
+    measured = "measured" in found or bool(measured_by(name))
+    if "calibration" in found and not measured and "repair" not in found:
+        raise BadFlag(f"--methods: 'calibration' in {way!r} goes with what is measured or repaired")
+    alone = found["method"].endswith(SHUFFLED) or measured or {"scope", "repair"} & found.keys()
     if alone and set(command.schedule) != {"one-shot"}:
         raise BadFlag(f"--methods: {way!r} goes with --schedule one-shot alone")
-    if "measured" in found and "graph" not in found and setting.chain:
+    if measured and "graph" not in found and setting.chain:
         raise BadFlag(f"--methods: {way!r} needs graph=traced: what is not traced is not measured")
+    if found.get("scope") in ("global", "lamp") and method.order:
+        raise BadFlag(f"--methods: {way!r}: a layer after the other does not go with all at once")
     if found.get("graph") == "identity" and not setting.chain_identity:
         raise BadFlag(f"--methods: {way!r}: {command.model} has no shortcuts")
     return found

@@ -1,4 +1,4 @@
-"""A small language model of characters."""
+"""Language models of characters, a small one and one of six million parameters."""
 
 from __future__ import annotations
 
@@ -36,9 +36,15 @@ class CharLM(nn.Module):
         return nn.Dense(self.classes, name="head")(x)
 
 
+_SMALL = Setting(
+    lambda classes, _: CharLM(classes), "python_reference", (), (2, 4, 6, 8), 1_000, 300,
+    learning_rate=1e-3, activation="none", unpruned=("embed", "head"), whole=("embed", "head"),
+)  # fmt: skip
+
 SETTINGS = {
-    "charlm": Setting(
-        lambda classes, _: CharLM(classes), "python_reference", (), (2, 4, 6, 8), 1_000, 300,
-        learning_rate=1e-3, activation="none", unpruned=("embed", "head"), whole=("embed", "head"),
-    )
+    "charlm": _SMALL,
+    "charlm6m": _SMALL._replace(
+        build=lambda classes, _: CharLM(classes, width=288, depth=6, heads=6),
+        dataset="python_source", train_steps=6_000,
+    ),
 }  # fmt: skip

@@ -38,7 +38,12 @@ STYLES = {
     "LAP-backward": ("tab:blue", "^"),
     "LAP-forward-seq": ("tab:pink", "P"),
     "LAP-backward-seq": ("tab:purple", "D"),
+    "Wanda": ("tab:olive", "h"),
+    "RIA": ("goldenrod", "p"),
+    "DaSS": ("navy", "d"),
 }
+OTHERS = ("black", "*")
+"""Colour and marker of the methods, and of scores of your own."""
 
 LINES = ("--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)))
 MARKERS = ("*", "p", "h", "d", "8", "X", "1")
@@ -268,9 +273,9 @@ def styles_of(results: Sequence[Result]) -> dict[str, Style]:
     The method itself is drawn whole and each variant with a line and a marker of its own.
     """
     methods = {result.trial.way: result.trial.method.removesuffix(SHUFFLED) for result in results}
-    found, variants = {}, dict.fromkeys(STYLES, 0)
+    found, variants = {}, dict.fromkeys(methods.values(), 0)
     for way in ways_of(results):
-        colour, marker = STYLES[methods[way]]
+        colour, marker = STYLES.get(methods[way], OTHERS)
         if way.removesuffix(SHUFFLED) == methods[way]:
             found[way] = Style(colour, marker, "-")
         else:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from experiments.methods import METHODS
 from experiments.paper import Table, table_for
 from experiments.reporting.rendering import Row, Sheet, markdown
 from experiments.store import Result, by_run
 from experiments.trial import SHUFFLED, UNPRUNED, Trial
-from lap_jax import METHODS
 
 Number = Callable[[Result], float | None]
 
@@ -168,7 +168,8 @@ def ways_of(results: Sequence[Result]) -> list[str]:
     results.
     """
     found = {result.trial.way: result.trial.method for result in results}
-    methods = [name for method in METHODS for name in (method, method + SHUFFLED)]
+    named = dict.fromkeys([*METHODS, *(method.removesuffix(SHUFFLED) for method in found.values())])
+    methods = [name for method in named for name in (method, method + SHUFFLED)]
     own = {way: methods.index(method) for way, method in found.items() if method != UNPRUNED}
     return sorted(own, key=lambda way: (own[way], way != found[way]))
 

@@ -14,12 +14,13 @@ import optax
 
 import lap_jax
 from experiments.data.source import Dataset
+from experiments.methods import measured_by, method_named, tensors_of
 from experiments.networks import MODELS
 from experiments.networks.setting import narrowed
 from experiments.running.keys import key_of
 from experiments.running.training import Network, Training
 from experiments.store import LayerCount
-from experiments.trial import SHUFFLED, UNPRUNED, Trial, as_declared
+from experiments.trial import GROUPS, SHUFFLED, UNPRUNED, Trial, as_declared
 
 
 def module_of(trial: Trial, classes: int) -> nn.Module:
@@ -85,8 +86,18 @@ def weights_left(trial: Trial, dataset: Dataset) -> dict[str, tuple[int, int]]:
 
 def method_of(trial: Trial) -> lap_jax.Method:
     """Return the method with the trial's choices."""
-    method = lap_jax.METHODS[trial.method.removesuffix(SHUFFLED)]
+    method = method_named(trial.method.removesuffix(SHUFFLED))
     return method._replace(horizon=trial.horizon, lags=trial.lags, effective=trial.effective)
+
+
+def scope_of(trial: Trial) -> lap_jax.Scope:
+    """Return what competes with what."""
+    if trial.scope in GROUPS:
+        n, m, axis = GROUPS[trial.scope]
+        return lap_jax.Scope(group=(n, m), axis=axis)
+    if trial.scope:
+        return lap_jax.Scope("global", normalize="lamp" if trial.scope == "lamp" else "norm")
+    return lap_jax.Scope()
 
 
 def masks_of(trial: Trial, network: Network, dataset: Dataset) -> Any:
@@ -94,14 +105,20 @@ def masks_of(trial: Trial, network: Network, dataset: Dataset) -> Any:
     if trial.method == UNPRUNED or trial.schedule != "one-shot":
         return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), network.params)
     graph = graph_of(trial, dataset)
+    measured = measured_of(trial, network, dataset, graph)
+    levels: Any = sparsity_of(trial, dataset)
+    if scope_of(trial).compare == "global":
+        graph, levels = _as_one(graph, levels)
     masks = lap_jax.lookahead_masks(
         network.params,
         graph,
-        sparsity_of(trial, dataset),
+        levels,
         method=method_of(trial),
+        scope=scope_of(trial),
         batch_stats=network.batch_stats,
         key=key_of(trial, "prune"),
-        measured=measured_of(trial, network, dataset, graph),
+        measured=measured,
+        tensors=tensors_of(trial.method.removesuffix(SHUFFLED), network.params, graph, measured),
     )
     if trial.method.endswith(SHUFFLED):
         masks = shuffled(masks, key_of(trial, f"shuffle {trial.method} {trial.tau}"))
@@ -109,20 +126,50 @@ def masks_of(trial: Trial, network: Network, dataset: Dataset) -> Any:
                         network.params)  # fmt: skip
 
 
+def _as_one(graph: lap_jax.Graph, levels: dict[str, float]) -> tuple[lap_jax.Graph, float]:
+    """Return a graph without the layers that stay whole, and the one sparsity of the others.
+
+    It takes as many weights in all as the levels of the layers do.
+    """
+    pruned = [layer for layer in graph.prunable if levels[layer.name]]
+    whole = [layer.name for layer in graph.prunable if not levels[layer.name]]
+    removed = sum(levels[layer.name] * layer.size for layer in pruned)
+    return graph.pin(*whole), removed / sum(layer.size for layer in pruned)
+
+
 def measured_of(
     trial: Trial, network: Network, dataset: Dataset, graph: lap_jax.Graph
 ) -> dict[str, lap_jax.Measured] | None:
     """Return what the method is given of the norms on the first training examples, if anything."""
-    if not trial.measured:
+    used = {*trial.measured.split(","), measured_by(trial.method.removesuffix(SHUFFLED))} - {""}
+    if not used:
         return None
-    # Text as whole numbers, as an embedding reads it.
-    inputs = dataset.train_x[: trial.calibration]
-    examples = jnp.asarray(inputs, jnp.int32 if dataset.is_text else jnp.float32)
+    examples = _calibration(trial, dataset)
     module = module_of(trial, dataset.classes)
     found = lap_jax.measure(module.apply, variables_of(network), examples, graph=graph, train=False)
-    used = trial.measured.split(",")
     unused: Any = {field: None for field in lap_jax.Measured._fields if field not in used}
     return {name: each._replace(**unused) for name, each in found.items()}
+
+
+def _calibration(trial: Trial, dataset: Dataset) -> jax.Array:
+    """Return the first training examples; text as whole numbers, as an embedding reads it."""
+    inputs = dataset.train_x[: trial.calibration]
+    return jnp.asarray(inputs, jnp.int32 if dataset.is_text else jnp.float32)
+
+
+def repaired(trial: Trial, network: Network, masks: Any, dataset: Dataset) -> Network:
+    """Return the network that retraining starts from: as it is, or pruned and repaired."""
+    if not trial.repair:
+        return network
+    module = module_of(trial, dataset.classes)
+    examples = _calibration(trial, dataset)
+    variables = variables_of(network)
+    if trial.repair == "channels":
+        variables = lap_jax.repair(module, variables, masks, examples, train=False)
+    else:
+        variables["params"] = lap_jax.apply_masks(variables["params"], masks)
+        variables = lap_jax.recalibrate(module, variables, [examples], train=True)
+    return Network(variables["params"], variables.get("batch_stats", {}))
 
 
 def shuffled(masks: Any, key: jax.Array) -> Any:

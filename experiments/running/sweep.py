@@ -32,6 +32,7 @@ from experiments.running.pruning import (
     kept_masks,
     masks_of,
     module_of,
+    repaired,
     variables_of,
 )
 from experiments.running.training import Network, Trainer, Training
@@ -223,6 +224,10 @@ class Sweep:
         masks = [
             masks_of(trial, network, self._dataset)
             for trial, network in zip(unit.trials, starts, strict=True)
+        ]
+        starts = [
+            repaired(trial, network, own, self._dataset)
+            for trial, network, own in zip(unit.trials, starts, masks, strict=True)
         ]
         whole, small = _stacked(masks), None
         if is_shrunk(first):

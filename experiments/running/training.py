@@ -311,14 +311,15 @@ class Trainer:
                 return wrong, nats
 
             # Whole batches in a loop, then what is left over.
-            size = min(1000, examples)
+            per_example = math.prod(data.labels.shape[1:])
+            size = max(1, min(1000, 100_000 // per_example, examples))
             whole = examples // size * size
             batches = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), data)
             wrong, nats = jax.tree.map(jnp.sum, lax.map(count, batches))
             if whole < examples:
                 rest = count(jax.tree.map(lambda x: x[whole:examples], data))
                 wrong, nats = wrong + rest[0], nats + rest[1]
-            answers = math.prod((examples, *data.labels.shape[1:]))
+            answers = examples * per_example
             return wrong / answers, nats / answers
 
         return each(one, training)

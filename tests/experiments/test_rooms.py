@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "experiments").rglob("*.py"))
 
 ORDER = (
-    ("files", "paper", "trial"),
+    ("files", "methods", "paper", "trial"),
     ("store",),
     ("data", "networks"),
     ("running", "reporting"),

@@ -16,7 +16,8 @@ def test_names_are_stable() -> None:
     others: dict[str, Any] = {
         "sparsity": 0.5, "graph": "traced", "horizon": "all", "lags": True, "measured": "input",
         "calibration": 8, "effective": True, "divisor": 2, "side": 8, "train_on": 9,
-        "augment": False, "same_batches": True, "shrunk": True, "widths": "5,5",
+        "augment": False, "same_batches": True, "shrunk": True, "widths": "5,5", "scope": "2:4",
+        "repair": "channels",
     }  # fmt: skip
     names |= {replace(TRIAL, **{name: value}).name for name, value in others.items()}
     assert len(names) == 2 + len(others)
@@ -41,6 +42,10 @@ def test_a_new_field_at_its_default_leaves_names_as_they_are() -> None:
         "LAP shuffled graph=identity",
         "MP effective",
         "LAP graph=traced horizon=all effective",
+        "Wanda calibration=8 scope=2:4-outputs",
+        "LAP scope=global",
+        "LAP repair=statistics",
+        "package.module:score measured=input",
     ],
 )
 def test_a_way_is_read_as_it_is_written(way: str) -> None:
@@ -50,10 +55,10 @@ def test_a_way_is_read_as_it_is_written(way: str) -> None:
 @pytest.mark.parametrize(
     "way",
     ["LAP traced", "LAP graph=tree", "LAP horizon=-1", "LAP lags=True", "LAP effective=1",
-     "LAP measured=", "LAP measured=inputs", "LAP calibration=8"],
+     "LAP measured=", "LAP measured=inputs", "LAP scope=layer", "LAP repair=all"],
 )  # fmt: skip
 def test_a_way_that_there_is_not_is_named(way: str) -> None:
-    with pytest.raises(ValueError, match=r"'.*' in 'LAP|goes with measured="):
+    with pytest.raises(ValueError, match=r"'.*' in 'LAP"):
         choices_of(way)
 
 

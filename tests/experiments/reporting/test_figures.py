@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.reporting.figures import STYLES, pictures, plot
+from experiments.methods import METHODS
+from experiments.reporting.figures import OTHERS, STYLES, pictures, plot
 from experiments.store import Evaluation, LayerCount, Result
 from experiments.trial import Trial
-from lap_jax import METHODS
 
 
 def result(method: str, tau: int, seed: int, after: float, dataset: str = "digits") -> Result:
@@ -126,4 +126,5 @@ def test_errors_are_drawn_by_effective_weights_where_they_were_counted() -> None
 
 def test_every_method_has_a_style_of_its_own() -> None:
     assert set(STYLES) == set(METHODS)
+    assert OTHERS not in STYLES.values()
     assert len(set(STYLES.values())) == len(STYLES)
