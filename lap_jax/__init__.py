@@ -24,6 +24,7 @@ from lap_jax.shrinking.shrink import shrink
 from lap_jax.shrinking.small import Small
 from lap_jax.tracing.measure import measure
 from lap_jax.tracing.trace import trace
+from lap_jax.tracing.uses import uses
 from lap_jax.version import VERSION
 
 __version__ = VERSION
@@ -77,4 +78,5 @@ __all__ = [
     "sparsity_within",
     "summarize",
     "trace",
+    "uses",
 ]

@@ -62,18 +62,21 @@ def neuron_groups(
 
 
 def sparsity_within(
-    params: Any, graph: Graph, parameters: int, *, scope: Scope | None = None,
-    whole: Sequence[str] = (),
+    params: Any, graph: Graph, parameters: int | None = None, *, multiply_adds: int | None = None,
+    uses: Mapping[str, int] | None = None, scope: Scope | None = None, whole: Sequence[str] = (),
 ) -> dict[str, float]:  # fmt: skip
-    """Return the sparsity at which a network of whole neurons has at most so many parameters.
+    """Return the sparsity at which a network of whole neurons is within a budget.
 
     One fraction for all groups, the least that is enough once numbers are rounded as the scope
-    asks. The parameters are those that `shrink` leaves.
+    asks. What is counted is what `shrink` leaves.
 
     Args:
       params: the parameters; only shapes are read. Of Linen's variables the collection ``params``.
       graph: from `trace`, or `chain`.
-      parameters: how many there may be.
+      parameters: how many there may be at most.
+      multiply_adds: how many the layers of the graph may do at most, on the inputs that ``uses`` is
+        of. The products of attention, which have no weights, are not among them.
+      uses: how often the weights of each layer are used, from `uses`; goes with ``multiply_adds``.
       scope: with ``unit="neuron"`` and its options, as for `lookahead_masks`.
       whole: names or patterns of layers, or kinds, such as "streams", whose neurons all stay.
 
@@ -81,8 +84,9 @@ def sparsity_within(
       ``{group: sparsity}``, for `lookahead_masks`, `neuron_groups` or a schedule.
 
     Raises:
-      PruningError: if even the fewest neurons have more parameters; for a scope that compares all
-        neurons, where scores decide how many of which go; as `lookahead_masks`.
+      PruningError: if even the fewest neurons are more than the budget, or there is none; for a
+        scope that compares all neurons, where scores decide how many of which go; as
+        `lookahead_masks`.
 
     Example:
       >>> from lap_jax import chain
@@ -97,6 +101,7 @@ def sparsity_within(
             "scope compares all neurons: how many of which group go, and with them how many "
             "parameters, is not known before the scores; use compare='layer'"
         )
+    budgets, times = _budgets(parameters, multiply_adds, uses)
     left_whole = {group.name for key in whole for group in _groups_of(neurons, key)}
     own = params["params"] if has_collections(params) else params
     shapes = shapes_by_path(own)
@@ -104,23 +109,49 @@ def sparsity_within(
     def levels(level: float) -> dict[str, float]:
         return {group.name: 0.0 if group.name in left_whole else level for group in neurons.free}
 
-    def size(level: float) -> int:
+    def sizes(level: float) -> list[int]:
         found = levels_of(neurons, levels(level))
-        return parameters_left(graph, neurons, shapes, kept_neurons(scope, neurons, found))
+        kept = kept_neurons(scope, neurons, found)
+        kernels = kernels_left(graph, neurons, kept)
+        return [
+            parameters_left(graph, neurons, shapes, kept) if what == "parameters"
+            else sum(size * times.get(name, 0) for name, size in kernels.items())
+            for what in budgets
+        ]  # fmt: skip
+
+    def fits(level: float) -> bool:
+        return all(size <= budgets[what] for what, size in zip(budgets, sizes(level), strict=True))
 
     low, high = 0.0, 1 - 2.0**-30
-    if size(low) <= parameters:
+    if fits(low):
         return levels(low)
-    if size(high) > parameters:
-        raise PruningError(
-            f"the network has {size(high):,} parameters when the fewest neurons stay, and at most "
-            f"{parameters:,} are asked for: ask for more, lower at_least or multiple_of, or prune "
-            "more groups"
-        )
+    for (what, most), size in zip(budgets.items(), sizes(high), strict=True):
+        if size > most:
+            raise PruningError(
+                f"the network has {size:,} {what} when the fewest neurons stay, and at most "
+                f"{most:,} are asked for: ask for more, lower at_least or multiple_of, or prune "
+                "more groups"
+            )
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (low, middle) if size(middle) <= parameters else (middle, high)
+        low, high = (low, middle) if fits(middle) else (middle, high)
     return levels(high)
+
+
+def _budgets(
+    parameters: int | None, multiply_adds: int | None, uses: Mapping[str, int] | None
+) -> tuple[dict[str, int], Mapping[str, int]]:
+    """Return what may be at most how much, and how often weights are used."""
+    asked = {"parameters": parameters, "multiply-adds": multiply_adds}
+    budgets = {what: most for what, most in asked.items() if most is not None}
+    if not budgets:
+        raise PruningError("there is no budget: give parameters, multiply_adds or both")
+    if (multiply_adds is None) != (uses is None):
+        raise PruningError(
+            "multiply_adds go with uses, how often the weights of each layer are used: pass "
+            "uses=lap_jax.uses(model, variables, *inputs, graph=graph)"
+        )
+    return budgets, uses or {}
 
 
 def _of_neurons(scope: Scope | None) -> Scope:
@@ -256,7 +287,41 @@ def _check_uniform(neurons: Neurons, levels: Sequence[float]) -> None:
             )
 
 
-# ---------------------------------------------------------------- parameters
+# ---------------------------------------------------------------- what is left
+
+
+def _gone(neurons: Neurons, kept: Sequence[int]) -> dict[str, int]:
+    return {
+        group.name: group.width - count for group, count in zip(neurons.free, kept, strict=True)
+    }
+
+
+def kernels_left(graph: Graph, neurons: Neurons, kept: Sequence[int]) -> dict[str, int]:
+    """Return the weights of each layer when so many neurons of each free group stay.
+
+    Args:
+      graph, neurons: the network.
+      kept: by group that can be pruned.
+    """
+    gone = _gone(neurons, kept)
+
+    def removed(name: str, side: str) -> int:
+        if (name, side) not in neurons.sides:
+            return 0
+        numbers = neurons.sides[name, side].values
+        return sum(
+            gone.get(group.name, 0) * int((numbers == group.start).sum())
+            for group in neurons.groups
+        )
+
+    found = {}
+    for layer in graph.layers:
+        out, into = removed(layer.name, "out"), 0
+        if layer.groups == 1 or not layer.is_conv:
+            into = removed(layer.name, "in") // layer.groups
+        *window, fan_in, fan_out = layer.shape
+        found[layer.name] = math.prod(window) * (fan_in - into) * (fan_out - out)
+    return found
 
 
 def parameters_left(
@@ -269,30 +334,13 @@ def parameters_left(
       shapes: of its parameters, by path.
       kept: by group that can be pruned.
     """
-    gone = {
-        group.name: group.width - count for group, count in zip(neurons.free, kept, strict=True)
-    }
+    gone, left = _gone(neurons, kept), kernels_left(graph, neurons, kept)
     total = sum(math.prod(shape) for shape in shapes.values())
-
-    def removed(name: str, side: str) -> int:
-        if (name, side) not in neurons.sides:
-            return 0
-        numbers = neurons.sides[name, side].values
-        return sum(
-            gone.get(group.name, 0) * int((numbers == group.start).sum())
-            for group in neurons.groups
-        )
-
     kernels = set()
     for layer in graph.layers:
-        if layer.tied_to or layer.path not in shapes:
-            continue
-        kernels.add(layer.path)
-        out, into = removed(layer.name, "out"), 0
-        if layer.groups == 1 or not layer.is_conv:
-            into = removed(layer.name, "in") // layer.groups
-        *window, fan_in, fan_out = layer.shape
-        total -= layer.size - math.prod(window) * (fan_in - into) * (fan_out - out)
+        if not layer.tied_to and layer.path in shapes:
+            kernels.add(layer.path)
+            total -= layer.size - left[layer.name]
     for path, rows in neurons.vectors.items():
         if path in shapes and path not in kernels:
             entries, numbers = rows.values.T

@@ -120,6 +120,49 @@ def test_a_number_of_parameters_in_place_of_a_sparsity(llama: tuple[Any, lap_jax
         lap_jax.sparsity_within(variables, graph, 10, scope=Scope())
 
 
+def test_a_number_of_multiply_adds_in_place_of_a_sparsity() -> None:
+    shapes = {"first": (3, 3, 2, 8), "second": (3, 3, 8, 12), "head": (12, 3)}
+    params = {
+        name: {"kernel": jax.random.normal(jax.random.key(number), shape)}
+        for number, (name, shape) in enumerate(shapes.items())
+    }
+
+    def model(params: Any, x: jax.Array) -> jax.Array:
+        for name, stride in (("first", 1), ("second", 2)):
+            x = jax.nn.relu(
+                jax.lax.conv_general_dilated(
+                    x, params[name]["kernel"], (stride, stride), "SAME",
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                )
+            )  # fmt: skip
+        return x.mean((1, 2)) @ params["head"]["kernel"]
+
+    x = jnp.ones((2, 6, 6, 2))
+    graph = lap_jax.trace(model, params, x)
+    uses = lap_jax.uses(model, params, x, graph=graph)
+    assert uses == {"first": 2 * 36, "second": 2 * 9, "head": 2}
+
+    def by_hand(first: int, second: int) -> int:
+        return 72 * 9 * 2 * first + 18 * 9 * first * second + 2 * second * 3
+
+    for most in (by_hand(8, 12), by_hand(6, 9), by_hand(2, 3), by_hand(2, 3) - 1):
+        levels = lap_jax.sparsity_within(params, graph, multiply_adds=most, uses=uses)
+        first, second = lap_jax.neuron_groups(graph, levels).kept.values()
+        assert by_hand(first, second) <= most
+        masks = lap_jax.lookahead_masks(params, graph, levels, scope=NEURON)
+        assert lap_jax.shrink(model, params, masks, x).work.after == by_hand(first, second)
+    both = lap_jax.sparsity_within(params, graph, 300, multiply_adds=10**9, uses=uses)
+    assert both == lap_jax.sparsity_within(params, graph, 300)
+    with pytest.raises(
+        PruningError, match=r"^the network has [\d,]+ multiply-adds when the fewest"
+    ):
+        lap_jax.sparsity_within(params, graph, multiply_adds=10, uses=uses)
+    with pytest.raises(PruningError, match=r"^there is no budget"):
+        lap_jax.sparsity_within(params, graph)
+    with pytest.raises(PruningError, match=r"pass uses=lap_jax.uses\("):
+        lap_jax.sparsity_within(params, graph, multiply_adds=10)
+
+
 def test_the_table_says_how_many_are_kept(llama: tuple[Any, lap_jax.Graph]) -> None:
     graph = llama[1]
     text = str(lap_jax.neuron_groups(graph, {"neurons": 0.5, "*": 0.0}))
