@@ -10,6 +10,8 @@ are.
 
 from __future__ import annotations
 
+import math
+import operator
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,9 +25,18 @@ from jax.sharding import NamedSharding
 from lap_jax.batching import for_each, is_traced, turned
 from lap_jax.graph.layers import Layer
 from lap_jax.meshes import as_laid_out, everywhere, sharding_of
+from lap_jax.methods import looks
 from lap_jax.network import Masks, Network, tied_layers, with_tied
 from lap_jax.scoring.kernels import Layout, as_read, layout_of
-from lap_jax.scoring.liveness import Alive, alive, count, effective, lead_through
+from lap_jax.scoring.liveness import (
+    Alive,
+    alive,
+    count,
+    effective,
+    lead_through,
+    over_window,
+)
+from lap_jax.scoring.scores import Sides, along_kernel
 from lap_jax.selection.scope import Scope
 from lap_jax.selection.scopes import least_left, units, whole_units
 
@@ -36,8 +47,8 @@ _ROUNDS = 4 * DEGREES  # of passes in all: the loop ends by itself before
 Cover = Callable[[Masks], Masks]
 """``candidates -> masks``: of each neuron the best weight into it, and the best out of it."""
 
-Pass = Callable[[Masks, Any], Masks]
-"""``(candidates, how many units are to stay by layer) -> masks``."""
+Pass = Callable[[Masks, Any, Masks], Masks]
+"""``(candidates, how many units are to stay by layer, masks that are known) -> masks``."""
 
 
 class _State(NamedTuple):
@@ -46,6 +57,8 @@ class _State(NamedTuple):
     Attributes:
       candidates: weights that may be kept.
       best, wasted: the masks with the fewest kept weights without a path, and how many these are.
+      known, numbers: masks of layers that the next pass would prune to the same, and their weights
+        between each two neurons; none under a trace.
       roomy: the last candidates of which every layer had enough with a path, and none without.
       degree: how far candidates are thinned out; 0: they are not.
       rounds: passes made.
@@ -55,6 +68,8 @@ class _State(NamedTuple):
     candidates: Masks
     best: Masks
     wasted: jax.Array
+    known: Masks
+    numbers: Masks
     roomy: Masks
     degree: jax.Array
     rounds: jax.Array
@@ -78,22 +93,33 @@ def effective_pass(
     traced = is_traced((network.kernels, kept, start))
     table = _by_degrees(network, scope, kept)
     number = jnp.int32
+    # Where a layer's scores are its own and none of its weights goes, it would be pruned as before.
+    keeps = not traced and not looks(network.method) and scope.compare == "layer"
 
     def again(state: _State) -> _State:
         ends = (state.degree == 0) | (state.degree == DEGREES)
-        found = one_pass(state.candidates, table[state.degree])
+        found = one_pass(state.candidates, table[state.degree], state.known)
         masks = {name: found[name] & state.candidates[name] for name in found}
-        live = _alive(network, masks)
+        numbers = _numbers(network, masks, state.numbers)
+        live = _alive(network, masks, numbers)
+        losses = _losses(network, masks, numbers, live)
+        wasted = jnp.sum(losses)
+        if not traced and bool(ends & (wasted == 0)):
+            rounds = state.rounds + 1
+            return state._replace(best=masks, wasted=wasted, rounds=rounds, done=jnp.bool_(True))
         base = _either(traced, ends, state.candidates, masks)
         candidates, changed, enough = _narrowed(network, scope, base, live, kept)
-        wasted = _wasted(network, masks, live)
         better = ends & (wasted < state.wasted)
         stuck = ends & ~changed
         restart = stuck & (state.degree == 0) & (wasted > 0)
+        same = keeps and bool(state.degree == 0) and not restart
+        known = _known(network, masks, losses) if same else {}
         return _State(
             _either(traced, restart, start, candidates),
             _either(traced, better, masks, state.best),
             jnp.where(better, wasted, state.wasted),
+            known,
+            {name: numbers[name] for name in known},
             _either(traced, enough, candidates, state.roomy),
             jnp.where(restart, number(1), jnp.where(ends, state.degree, state.degree + 1)),
             state.rounds + 1,
@@ -101,8 +127,9 @@ def effective_pass(
         )
 
     first = _State(
-        start, start, number(np.iinfo(np.int32).max), start, number(0), number(0), jnp.bool_(False)
-    )
+        start, start, number(np.iinfo(np.int32).max), {}, {}, start, number(0), number(0),
+        jnp.bool_(False),
+    )  # fmt: skip
     found = turned(lambda state: ~state.done & (state.rounds < _ROUNDS), again, first, traced)
     if scope.group is not None or scope.unit != (1, 1):
         return found.best  # the parts of a unit have paths or not each by itself
@@ -132,7 +159,17 @@ def _warn(lost: int) -> None:
 
 
 def _lost(network: Network, masks: Masks) -> jax.Array:
-    return _wasted(network, masks, _alive(network, masks))
+    numbers = _numbers(network, masks, {})
+    return jnp.sum(_losses(network, masks, numbers, _alive(network, masks, numbers)))
+
+
+def _known(network: Network, masks: Masks, losses: jax.Array) -> Masks:
+    """Return the masks of the layers that have lost nothing."""
+    whole = np.asarray(losses) == 0
+    return {
+        layer.name: masks[layer.name]
+        for layer, own in zip(network.graph.prunable, whole, strict=True) if own
+    }  # fmt: skip
 
 
 def _if(
@@ -165,7 +202,8 @@ def _covered(
         held, free = jnp.sum(held, keepdims=True), jnp.sum(free, keepdims=True)
     kept = jnp.asarray(kept)
     enough = jnp.broadcast_to((held <= kept) & (held + free >= kept), (len(names),))
-    found = one_pass(with_tied(network, candidates | rest), jnp.where(kept > held, kept - held, 0))
+    fewer = jnp.where(kept > held, kept - held, 0)
+    found = one_pass(with_tied(network, candidates | rest), fewer, {})
     settled = for_each(_filled, {
         name: (sharding_of(masks[name]), (masks[name], cover[name], found[name] & rest[name],
                                           enough[place]))
@@ -199,7 +237,8 @@ def _mended(
         held, free = jnp.sum(held, keepdims=True), jnp.sum(free, keepdims=True)
     kept = jnp.asarray(kept)
     enough = jnp.broadcast_to(held + free >= kept, (len(names),))
-    found = one_pass(with_tied(network, masks | room), jnp.where(kept > held, kept - held, 0))
+    fewer = jnp.where(kept > held, kept - held, 0)
+    found = one_pass(with_tied(network, masks | room), fewer, {})
     settled = for_each(_filled, {
         name: (reads[name][0][1], (masks[name], own[name], found[name] & room[name], enough[place]))
         for place, name in enumerate(names)
@@ -224,11 +263,25 @@ def _either(traced: bool, choice: jax.Array, one: Masks, other: Masks) -> Masks:
     return {name: jnp.where(choice, one[name], other[name]) for name in one}
 
 
-def _alive(network: Network, masks: Masks) -> Alive:
+def _numbers(network: Network, masks: Masks, known: Masks) -> Masks:
+    """Return how many kept weights there are between each two neurons, ``[in / groups, out]``.
+
+    A mask itself where there is no window; and what is known as it is.
+    """
+    left = {layer.name: layer for layer in network.graph.layers if layer.name not in known}
+    return known | {name: masks[name] for name in left} | for_each(_number, {
+        name: (sharding_of(masks[name], len(layer.shape) - 2), (masks[name],))
+        for name, layer in left.items() if layer.is_conv
+    })  # fmt: skip
+
+
+def _alive(network: Network, masks: Masks, numbers: Masks | None = None) -> Alive:
+    own = _numbers(network, masks, {}) if numbers is None else numbers
+
     def lead(name: str, channels: jax.Array, forward: bool) -> jax.Array:
         layout = layout_of(network.graph[name])
         how = (layout, everywhere(sharding_of(masks[name])), forward)
-        return for_each(_lead, {name: (how, (masks[name], channels))})[name]
+        return for_each(_lead, {name: (how, (own[name], channels))})[name]
 
     return alive(network.graph, lead, is_traced(masks))
 
@@ -247,26 +300,31 @@ def _narrowed(
         for layer in network.graph.prunable
     }
     left = for_each(_left, calls)
-    counts = jnp.stack([left[name] for name in calls])
+    counts, goes = (jnp.stack([left[name][place] for name in calls]) for place in range(2))
     if scope.compare == "global":
         counts = jnp.sum(counts, keepdims=True)
     enough = jnp.broadcast_to(counts >= jnp.asarray(kept), (len(calls),))
+    changed = enough & goes
+    some = calls
+    if not is_traced(changed):
+        told = np.asarray(changed)
+        some = {name: call for (name, call), own in zip(calls.items(), told, strict=True) if own}
+    places = {name: place for place, name in enumerate(calls)}
     settled = for_each(_dropped, {
-        name: (how, (*operands, enough[place]))
-        for place, (name, (how, operands)) in enumerate(calls.items())
+        name: (how, (*operands, enough[places[name]])) for name, (how, operands) in some.items()
     })  # fmt: skip
-    new = candidates | {name: mask for name, (mask, _) in settled.items()}
-    changed = jnp.stack([changed for _, changed in settled.values()]).any()
-    return with_tied(network, new), changed, enough.all()
+    return with_tied(network, candidates | settled), changed.any(), enough.all()
 
 
-def _wasted(network: Network, masks: Masks, live: Alive) -> jax.Array:
-    """Return how many kept weights of the layers that are pruned have no path."""
+def _losses(network: Network, masks: Masks, numbers: Masks, live: Alive) -> jax.Array:
+    """Return how many kept weights of each layer that is pruned have no path."""
     reads = _reads(network, masks, live)
-    counts = for_each(_count_wasted, {
-        layer.name: reads[layer.name] for layer in network.graph.prunable
-    })  # fmt: skip
-    return jnp.sum(jnp.stack(list(counts.values())))
+    calls: dict[str, Any] = {}
+    for layer in network.graph.prunable:
+        how, (mask, sides) = reads[layer.name]
+        # Weights between two neurons share their fate, but where they are read another way too.
+        calls[layer.name] = how, (mask if len(sides) > 1 else numbers[layer.name], sides)
+    return jnp.stack(list(for_each(_count_wasted, calls).values()))
 
 
 _How = tuple[tuple[Layout, ...], NamedSharding | None]
@@ -290,10 +348,17 @@ def _reads(network: Network, masks: Masks, live: Alive) -> dict[str, _Reads]:
 
 
 def _lead(
-    how: tuple[Layout, NamedSharding | None, bool], mask: jax.Array, channels: jax.Array
+    how: tuple[Layout, NamedSharding | None, bool], numbers: jax.Array, channels: jax.Array
 ) -> jax.Array:
     layout, sharding, forward = how
-    return as_laid_out(lead_through(layout, mask, channels, forward), sharding)
+    return as_laid_out(lead_through(layout, numbers != 0, channels, forward), sharding)
+
+
+def _number(sharding: NamedSharding | None, mask: jax.Array) -> jax.Array:
+    """Return how many weights are kept between each two neurons, ``[in / groups, out]``."""
+    window = math.prod(mask.shape[:-2])
+    small = jnp.uint8 if window < 256 else jnp.uint32
+    return as_laid_out(over_window(operator.add, mask.astype(small)), sharding)
 
 
 def _room(how: _How, mask: jax.Array, sides: Any, own: jax.Array) -> jax.Array:
@@ -326,11 +391,14 @@ def _effective(how: _How, mask: jax.Array, sides: Any) -> jax.Array:
     return as_laid_out(found, sharding)
 
 
-def _left(how: tuple[Any, ...], mask: jax.Array, sides: Any) -> jax.Array:
+def _left(how: tuple[Any, ...], mask: jax.Array, sides: Any) -> tuple[jax.Array, jax.Array]:
+    """Return how many candidates have a path, in units, and whether any weight has none."""
     useful = _useful(how, mask, sides)
+    number = count(useful)
     # Single weights of a layer are counted where it is quick.
     alone = how[0].unit == (1, 1) and how[0].group is None
-    return count(useful) if alone else least_left(how[0], useful).astype(jnp.uint32)
+    left = number if alone else least_left(how[0], useful).astype(jnp.uint32)
+    return left, number != count(mask)
 
 
 def _useful(how: tuple[Any, ...], mask: jax.Array, sides: Any) -> jax.Array:
@@ -339,12 +407,13 @@ def _useful(how: tuple[Any, ...], mask: jax.Array, sides: Any) -> jax.Array:
     return mask & whole_units(scope, _effective(tuple(rest), mask, sides))
 
 
-def _dropped(
-    how: tuple[Any, ...], mask: jax.Array, sides: Any, enough: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    new = as_laid_out(jnp.where(enough, _useful(how, mask, sides), mask), how[2])
-    return new, count(new) != count(mask)
+def _dropped(how: tuple[Any, ...], mask: jax.Array, sides: Any, enough: jax.Array) -> jax.Array:
+    return as_laid_out(jnp.where(enough, _useful(how, mask, sides), mask), how[2])
 
 
-def _count_wasted(how: _How, mask: jax.Array, sides: Any) -> jax.Array:
-    return count(mask & ~_effective(how, mask, sides)).astype(jnp.int32)
+def _count_wasted(how: _How, kept: jax.Array, sides: Any) -> jax.Array:
+    """Count weights without a path in a mask, or in numbers of weights that are read in one way."""
+    if len(sides) > 1:
+        return count(kept & ~_effective(how, kept, sides)).astype(jnp.int32)
+    own: Any = along_kernel(how[0][0], Sides(*sides[0]))
+    return jnp.sum(jnp.where(own.input & own.output, 0, kept.astype(jnp.int32)), dtype=jnp.int32)

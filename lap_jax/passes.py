@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lap_jax.batching import for_each, is_traced
@@ -65,8 +66,8 @@ def _effectively(
 ) -> Masks:
     """Return masks of effective weights: each step goes on from what the one before has left."""
 
-    def one_pass(candidates: Masks, kept: Any) -> Masks:
-        return _pass(network, scope, candidates, kept, tops, None)[0]
+    def one_pass(candidates: Masks, kept: Any, known: Masks) -> Masks:
+        return _pass(network, scope, candidates, kept, tops, None, known)[0]
 
     def best_of_neurons(candidates: Masks) -> Masks:
         return _best_of_neurons(network, tops, candidates)
@@ -120,7 +121,7 @@ def _both(masks: Masks, start: Masks | None) -> Masks:
 
 def _pass(
     network: Network, scope: Scope, masks: Masks | None, kept: Any, tops: dict[str, jax.Array],
-    found: dict[str, Flow] | None,
+    found: dict[str, Flow] | None, done: Masks | None = None,
 ) -> tuple[Masks, dict[str, Flow] | None]:  # fmt: skip
     """Prune all layers once.
 
@@ -130,6 +131,8 @@ def _pass(
       kept: how many units are to stay, by prunable layer (global: one).
       tops: peaks of the kernels.
       found: norms of the kernels as ``masks`` leave them, where they are known.
+      done: masks of layers that need not be pruned again, of a method that looks at no neighbours
+        and compares the weights of a layer.
 
     Returns:
       Masks of all layers, and norms under them, where a next pass is to begin with these.
@@ -140,7 +143,11 @@ def _pass(
         known = None
         if looks(method) and not method.lags:
             known = propagation(network, flows(network, graph.names, tops, masks), seen)
-        return seen | _selected(network, scope, graph.prunable, known, seen, kept), None
+        layers = [layer for layer in graph.prunable if layer.name not in (done or {})]
+        if done:
+            kept = kept[np.array([graph.prunable.index(layer) for layer in layers], np.int32)]
+            seen |= with_tied(network, seen | done)
+        return seen | _selected(network, scope, layers, known, seen, kept), None
     known = None
     if not method.lags:  # these look at the kernels themselves
         found = found or flows(network, graph.names, tops, masks)
