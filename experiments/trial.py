@@ -25,10 +25,21 @@ GROUPS = {
 """Scopes that keep n of each m consecutive weights along an axis: n, m, axis."""
 
 REPAIRS = ("statistics", "channels")
+RATES = ("uniform", "erk", "ideal-gas")
 
 SCOPES = ("global", "lamp", *GROUPS)
 
-WAY = ("graph", "horizon", "lags", "measured", "calibration", "effective", "scope", "repair")
+WAY = (
+    "graph",
+    "horizon",
+    "lags",
+    "measured",
+    "calibration",
+    "effective",
+    "scope",
+    "repair",
+    "rates",
+)
 """Fields of a trial that, beside the method, say how it is pruned."""
 
 
@@ -74,6 +85,9 @@ class Trial:
       repair: of the pruned network, before retraining: "statistics" sets those of the batch norms
         anew (`lap_jax.recalibrate`), "channels" also the scale and shift of what each channel gives
         (`lap_jax.repair`); on as many training examples as ``calibration`` says.
+      rates: how the weights that the level leaves in all are spread over the layers: "uniform",
+        "erk" or "ideal-gas" (`lap_jax.erk_sparsity`, `lap_jax.ideal_gas_sparsity`); empty: as the
+        level's rule says.
     """
 
     model: str
@@ -107,6 +121,7 @@ class Trial:
     effective: bool = False
     scope: str = ""
     repair: str = ""
+    rates: str = ""
 
     @property
     def name(self) -> str:
@@ -170,12 +185,12 @@ def choices_of(way: str) -> dict[str, Any]:
             found[name] = ",".join(each for each in MEASURES if each in value.split(","))
         elif name == "calibration" and value.isdigit() and int(value):
             found[name] = int(value)
-        elif (name == "scope" and value in SCOPES) or (name == "repair" and value in REPAIRS):
+        elif value in {"scope": SCOPES, "repair": REPAIRS, "rates": RATES}.get(name, ()):
             found[name] = value
         else:
             raise ValueError(
                 f"{word!r} in {way!r}: expected graph={'|'.join(GRAPHS)}, horizon=NUMBER|all, "
                 f"lags, effective, measured={','.join(MEASURES)}, calibration=EXAMPLES, "
-                f"scope={'|'.join(SCOPES)} or repair={'|'.join(REPAIRS)}"
+                f"scope={'|'.join(SCOPES)}, repair={'|'.join(REPAIRS)} or rates={'|'.join(RATES)}"
             )
     return found

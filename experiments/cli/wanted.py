@@ -99,11 +99,17 @@ def _choices(way: str, command: Run, setting: Setting) -> dict[str, Any]:
     measured = "measured" in found or bool(measured_by(name))
     if "calibration" in found and not measured and "repair" not in found:
         raise BadFlag(f"--methods: 'calibration' in {way!r} goes with what is measured or repaired")
-    alone = found["method"].endswith(SHUFFLED) or measured or {"scope", "repair"} & found.keys()
+    alone = (
+        found["method"].endswith(SHUFFLED)
+        or measured
+        or {"scope", "repair", "rates"} & found.keys()
+    )
     if alone and set(command.schedule) != {"one-shot"}:
         raise BadFlag(f"--methods: {way!r} goes with --schedule one-shot alone")
     if measured and "graph" not in found and setting.chain:
         raise BadFlag(f"--methods: {way!r} needs graph=traced: what is not traced is not measured")
+    if "rates" in found and "scope" in found:
+        raise BadFlag(f"--methods: {way!r}: a scope spreads weights by itself, without rates")
     if found.get("scope") in ("global", "lamp") and method.order:
         raise BadFlag(f"--methods: {way!r}: a layer after the other does not go with all at once")
     if found.get("graph") == "identity" and not setting.chain_identity:

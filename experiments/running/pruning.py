@@ -23,6 +23,18 @@ from experiments.store import LayerCount
 from experiments.trial import GROUPS, SHUFFLED, UNPRUNED, Trial, as_declared
 
 
+def _uniform(graph: lap_jax.Graph, sparsity: float) -> dict[str, float]:
+    return {layer.name: sparsity for layer in graph.prunable}
+
+
+SPREADS = {
+    "uniform": _uniform,
+    "erk": lap_jax.erk_sparsity,
+    "ideal-gas": lap_jax.ideal_gas_sparsity,
+}
+"""Ways to spread one sparsity over layers, by a trial's ``rates``."""
+
+
 def module_of(trial: Trial, classes: int) -> nn.Module:
     """Return the network; its parameters are float32 whatever it computes in."""
     module = narrowed(MODELS[trial.model].build(classes, trial.activation), trial.divisor)
@@ -72,6 +84,9 @@ def sparsity_of(trial: Trial, dataset: Dataset) -> dict[str, float]:
         }
     else:
         levels = lap_jax.paper_sparsity(declared, trial.tau, setting.p, setting.q, setting.unpruned)
+    if trial.rates:
+        pruned, sparsity = _as_one(declared, levels)
+        levels |= SPREADS[trial.rates](pruned, sparsity)
     return {layer.name: levels.get(layer.name, 0.0) for layer in graph.prunable}
 
 

@@ -17,7 +17,7 @@ def test_names_are_stable() -> None:
         "sparsity": 0.5, "graph": "traced", "horizon": "all", "lags": True, "measured": "input",
         "calibration": 8, "effective": True, "divisor": 2, "side": 8, "train_on": 9,
         "augment": False, "same_batches": True, "shrunk": True, "widths": "5,5", "scope": "2:4",
-        "repair": "channels",
+        "repair": "channels", "rates": "erk",
     }  # fmt: skip
     names |= {replace(TRIAL, **{name: value}).name for name, value in others.items()}
     assert len(names) == 2 + len(others)
@@ -45,6 +45,7 @@ def test_a_new_field_at_its_default_leaves_names_as_they_are() -> None:
         "Wanda calibration=8 scope=2:4-outputs",
         "LAP scope=global",
         "LAP repair=statistics",
+        "MP effective rates=ideal-gas",
         "package.module:score measured=input",
     ],
 )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lap_jax
 from experiments.benchmarks.accuracy import Accuracy, runs_of
 from experiments.cli.wanted import trials_of
 from experiments.data.source import Dataset
@@ -20,11 +21,12 @@ from experiments.running.pruning import (
     graph_of,
     masks_of,
     module_of,
+    repaired,
     shuffled,
     sparsity_of,
 )
 from experiments.running.training import Network
-from experiments.trial import Trial, as_declared
+from experiments.trial import RATES, Trial, as_declared
 
 TRIAL = Trial("linear", "none", "toy", "LAP", 4, 0, 20, 10, 16, 1e-2)
 
@@ -158,3 +160,50 @@ def test_what_is_effective_is_told_by_the_network_with_its_shortcuts() -> None:
     assert layers["Block_0/Conv_1"].effective == layers["Block_0/Conv_0"].effective == 0
     others = set(layers) - {"Block_0/Conv_0", "Block_0/Conv_1"}
     assert all(layers[name].effective == layers[name].size for name in others)
+
+
+def total(trial: Trial, dataset: Dataset) -> float:
+    graph, levels = graph_of(trial, dataset), sparsity_of(trial, dataset)
+    return sum((1 - levels[layer.name]) * layer.size for layer in graph.prunable)
+
+
+@pytest.mark.parametrize("rates", RATES)
+def test_rates_spread_as_many_weights_over_the_layers_in_another_way(rates: str) -> None:
+    dataset = images(8)
+    trial = replace(TRIAL, tau=5, divisor=10)
+    spread = replace(trial, rates=rates)
+    assert total(spread, dataset) == pytest.approx(total(trial, dataset))
+    levels = sparsity_of(spread, dataset)
+    assert levels != sparsity_of(trial, dataset)
+    if rates == "uniform":
+        assert len(set(levels.values())) == 1
+    conv = replace(TRIAL, model="vgg11", sparsity=0.9, divisor=32, rates=rates)
+    assert sparsity_of(conv, images(32))["Conv_0"] == 0  # what its setting leaves whole stays whole
+
+
+@pytest.mark.parametrize("scope", ["global", "lamp"])
+def test_a_scope_over_all_layers_takes_as_many_as_the_level(scope: str) -> None:
+    dataset = images(8)
+    trial = replace(TRIAL, tau=5, divisor=10, method="LAP")
+    network = somewhere(trial, dataset)
+    kept = [
+        sum(layer.kept for layer in counts(each, dataset, masks_of(each, network, dataset)))
+        for each in (trial, replace(trial, scope=scope))
+    ]
+    assert abs(kept[0] - kept[1]) <= len(graph_of(trial, dataset).layers)
+
+
+def test_repair_gives_back_the_spread_of_what_channels_give() -> None:
+    dataset = images(8)
+    trial = replace(TRIAL, tau=3, divisor=10, method="MP")
+    network = somewhere(trial, dataset)
+    masks = masks_of(trial, network, dataset)
+    assert repaired(trial, network, masks, dataset) is network
+    mended = repaired(replace(trial, repair="channels", calibration=16), network, masks, dataset)
+    module, x = module_of(trial, dataset.classes), jnp.asarray(dataset.train_x)
+    dense, pruned, again = (
+        module.apply({"params": params}, x).std(0)
+        for params in (network.params, lap_jax.apply_masks(network.params, masks), mended.params)
+    )
+    far, near = (float(jnp.abs(each - dense).max()) for each in (pruned, again))
+    assert near < 1e-3 * float(dense.max()) < far
