@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case Paper():
                 work(command.runs(), command.out or Path("results") / command.target)
             case Show():
-                print(report.text(stored(command.folder)))
+                # Aligned for people; Markdown for files and programs.
+                wide = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+                print(report.text(stored(command.folder), wide))
             case Plot():
                 print(report.write(stored(command.folder), command.folder))
             case Status():

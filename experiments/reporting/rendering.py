@@ -1,4 +1,4 @@
-"""Tables as Markdown, LaTeX and HTML."""
+"""Tables as Markdown, LaTeX and HTML, and as plain text for a terminal."""
 
 from __future__ import annotations
 
@@ -39,6 +39,34 @@ def markdown(sheet: Sheet) -> str:
         name = f"*{row.name}*" if row.quoted else row.name
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def plain(sheet: Sheet, width: int) -> str:
+    """Return the table in aligned columns, without its title.
+
+    Args:
+      sheet: the table.
+      width: of the terminal; columns that do not fit stand below, after the names once more.
+    """
+    rows = (*sheet.levels, *sheet.rows)
+    names = ["", *(f"  {row.name}" if row.quoted else row.name for row in rows)]
+    cells = zip(*(row.cells for row in rows), strict=True)
+    columns = [[head, *own] for head, own in zip(sheet.heads, cells, strict=True)]
+    first = max(map(len, names))
+    blocks: list[list[list[str]]] = [[]]
+    room = width - first
+    for column in columns:
+        size = 2 + max(map(len, column))
+        if size > room and blocks[-1]:
+            blocks.append([])
+            room = width - first
+        blocks[-1].append([cell.rjust(size) for cell in column])
+        room -= size
+    texts = []
+    for block in blocks:
+        lines = zip(names, zip(*block, strict=True), strict=True)
+        texts.append("\n".join(f"{name.ljust(first)}{''.join(cells)}" for name, cells in lines))
+    return "\n\n".join(texts)
 
 
 def latex(sheet: Sheet) -> str:

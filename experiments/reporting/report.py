@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from experiments.files import write_atomically
 from experiments.reporting.figures import pictures, png, svg
 from experiments.reporting.page import page
-from experiments.reporting.rendering import Sheet, latex_file
+from experiments.reporting.rendering import Sheet, latex_file, plain
 from experiments.reporting.sentences import claim, sentence, verdicts
 from experiments.reporting.tables import (
     heading,
@@ -24,13 +26,28 @@ from experiments.reporting.tables import (
 from experiments.store import Result, Store, by_run
 
 
-def text(results: Sequence[Result]) -> str:
-    """Return Markdown: the tables of each run, and what they say, level by level."""
+def text(results: Sequence[Result], width: int = 0) -> str:
+    """Return the tables of each run, and what they say, level by level.
+
+    Args:
+      results: of any runs.
+      width: of the terminal that it is for; 0: none, then it is Markdown.
+    """
     parts = []
     for run in by_run(results):
-        told = "\n".join(f"- {each}" for each in verdicts(run))
-        parts += [table(run), claim(run), told]
+        told = [f"- {each}" for each in verdicts(run)]
+        if width:
+            head, *tables = table(run, partial(plain, width=width)).split("\n\n", 1)
+            said = ["\n".join(map(partial(_wrapped, width=width), told))]
+            parts += [_wrapped(head, width), *tables, _wrapped(claim(run), width), *said]
+        else:
+            parts += [table(run), claim(run), "\n".join(told)]
     return "\n\n".join(filter(None, parts))
+
+
+def _wrapped(line: str, width: int) -> str:
+    indent = "  " * line.startswith("- ")
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False)
 
 
 def write(results: Sequence[Result], folder: Path) -> str:

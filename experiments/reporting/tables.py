@@ -32,15 +32,19 @@ Cells = dict[tuple[str, float], Cell]
 """By way to prune and level."""
 
 
-def table(results: Sequence[Result]) -> str:
+def table(results: Sequence[Result], render: Callable[[Sheet], str] = markdown) -> str:
     """Return Markdown: the settings, then every sheet of `sheets`.
+
+    Args:
+      results: of one run.
+      render: makes text of a sheet, in place of Markdown.
 
     Raises:
       ValueError: for results of several runs (see `by_run`), whose mean would mean nothing.
     """
     first, *others = sheets(results)
-    parts = [f"{heading(results)}\n\n{markdown(first)}"]
-    parts += [f"{sheet.title}:\n\n{markdown(sheet)}" for sheet in others]
+    parts = [f"{heading(results)}\n\n{render(first)}"]
+    parts += [f"{sheet.title}:\n\n{render(sheet)}" for sheet in others]
     return "\n\n".join(parts)
 
 

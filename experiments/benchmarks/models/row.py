@@ -170,7 +170,8 @@ def at_most(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"more than {seconds:.0f} s of CPU")
 
     before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    # Again every second: raised inside of a destructor or a callback, it would be ignored.
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
     try:
         yield
     finally:

@@ -2,7 +2,15 @@
 
 from xml.etree import ElementTree
 
-from experiments.reporting.rendering import Row, Sheet, latex, latex_file, markdown, page_table
+from experiments.reporting.rendering import (
+    Row,
+    Sheet,
+    latex,
+    latex_file,
+    markdown,
+    page_table,
+    plain,
+)
 
 ROWS = (Row("MP", ("1.0±0.1", "-")), Row("paper", ("2", "-"), True))
 SHEET = Sheet("Error (%) of a & b", ("6%", "3%"), ROWS)
@@ -44,3 +52,18 @@ def test_names_cannot_break_out_of_their_language() -> None:
     tree = ElementTree.fromstring(page)
     assert tree.findtext("table/thead/tr/th") == "<b>"
     assert tree.findtext("table/tbody/tr/th") == "x & <y>"
+
+
+def test_columns_that_do_not_fit_a_terminal_stand_below() -> None:
+    wide = plain(SHEET, 80).splitlines()
+    assert wide == [
+        "              6%  3%",
+        "MP       1.0±0.1   -",
+        "  paper        2   -",
+    ]
+    narrow = plain(SHEET, 17)
+    assert narrow.splitlines() == [
+        "              6%", "MP       1.0±0.1", "  paper        2", "",
+        "         3%", "MP        -", "  paper   -",
+    ]  # fmt: skip
+    assert plain(SHEET, 1).count("MP") == 2  # a column each, however narrow

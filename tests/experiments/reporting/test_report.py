@@ -81,3 +81,15 @@ def test_csv_holds_settings_and_numbers(tmp_path: Path) -> None:
     assert all(row["method"] == "MP" for row in rows)
     assert float(rows[-1]["test_error"]) == ONE_SHOT[0].retrained.test_error
     assert set(rows[0]) >= set(asdict(ONE_SHOT[0].trial)) | {"kept", "train_loss", "seconds"}
+
+
+def test_text_for_a_terminal_fits_it_and_says_the_same() -> None:
+    shown, markdown = report.text(ONE_SHOT, 60), report.text(ONE_SHOT)
+    assert max(map(len, shown.splitlines())) <= 60
+    assert "|" not in shown
+    assert "| MP (baseline) |" in markdown
+
+    def words(text: str) -> set[str]:
+        return set(text.replace("|", " ").replace("---:", "").replace("---", "").split())
+
+    assert words(shown) == words(markdown)

@@ -13,7 +13,7 @@ from experiments.benchmarks.models import command
 from experiments.benchmarks.models.catalogue import entries
 from experiments.benchmarks.models.checkouts import imported
 from experiments.benchmarks.models.example import Example, noise
-from experiments.benchmarks.models.row import Entry, Row, found, missing
+from experiments.benchmarks.models.row import Entry, Row, at_most, found, missing
 from experiments.benchmarks.models.table import from_json, table, to_json
 
 
@@ -151,3 +151,16 @@ def test_a_module_of_a_checkout_is_imported_again_and_again(tmp_path: Path) -> N
         module = imported(tmp_path / place, "checked_out.models.deep.net")
         assert place == module.WHERE
         assert set(sys.modules) == before
+
+
+def test_a_limit_that_a_callback_swallows_comes_again() -> None:
+    swallowed = 0
+    with pytest.raises(TimeoutError, match="more than 0 s of CPU"), at_most(0.2):
+        while True:
+            if not swallowed:
+                try:
+                    while True:
+                        pass
+                except TimeoutError:
+                    swallowed += 1
+    assert swallowed == 1
