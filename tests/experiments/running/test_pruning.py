@@ -202,7 +202,7 @@ def test_repair_gives_back_the_spread_of_what_channels_give() -> None:
     mended = repaired(replace(trial, repair="channels", calibration=16), network, masks, dataset)
     module, x = module_of(trial, dataset.classes), jnp.asarray(dataset.train_x)
     dense, pruned, again = (
-        module.apply({"params": params}, x).std(0)
+        jnp.std(jnp.asarray(module.apply({"params": params}, x)), 0)
         for params in (network.params, lap_jax.apply_masks(network.params, masks), mended.params)
     )
     far, near = (float(jnp.abs(each - dense).max()) for each in (pruned, again))
