@@ -48,7 +48,7 @@ class Call(NamedTuple):
         traced = [place < count or is_array(leaf) for place, leaf in enumerate(flat)]
         arrays = [leaf for leaf, own in zip(flat, traced, strict=True) if own]
         rest = tuple(None if own else leaf for leaf, own in zip(flat, traced, strict=True))
-        shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in arrays)
+        shapes = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in arrays)
         return cls(arrays, (structure, tuple(traced), rest, shapes))
 
 

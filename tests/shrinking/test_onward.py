@@ -1,9 +1,10 @@
-"""Where small networks go: a smaller configuration of their class, `jax.export`, files."""
+"""Where small networks go: a smaller configuration of their class, `jax.export`, ONNX, files."""
 
 from pathlib import Path
 from typing import Any
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,3 +123,55 @@ def test_exported_programs_and_files(tmp_path: Path) -> None:
     loaded, stay = lap_jax.load_pruned(tmp_path / "small.safetensors", abstract)
     chex.assert_trees_all_equal(loaded, small.variables)
     np.testing.assert_array_equal(stay["params"]["Conv_0"]["kernel"], True)
+
+
+class Convolutional(nn.Module):
+    """A strided convolution and dense layers."""
+
+    widths: tuple[int, ...] = (8, 16)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        first, hidden = self.widths
+        x = nn.relu(nn.Conv(first, (3, 3), (2, 2))(x)).mean((1, 2))
+        x = nn.relu(nn.Dense(hidden)(x))
+        return nn.Dense(3)(x)
+
+
+def halved() -> tuple[Any, jax.Array, lap_jax.Small]:
+    """Masked variables of `Convolutional`, inputs, and what is left of it."""
+    model, x = Convolutional(), normal(4, 8, 8, 1)
+    variables = jax.tree.map(
+        lambda leaf: normal(*leaf.shape), jax.eval_shape(model.init, jax.random.key(0), x)
+    )
+    graph = lap_jax.trace(model, variables, x)
+    scope = lap_jax.Scope(unit="neuron")
+    masks = lap_jax.lookahead_masks(variables, graph, 0.5, scope=scope)
+    masked = lap_jax.apply_masks(variables, masks)
+    return masked, x, lap_jax.shrink(model, variables, masks, x, fold=False)
+
+
+def test_a_small_network_goes_through_onnx() -> None:
+    jax2onnx = pytest.importorskip("jax2onnx", reason="the extra 'deploy' is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'deploy' is not installed")
+    masked, x, small = halved()
+    model = jax2onnx.to_onnx(lambda x: small.apply(small.variables, x), [x.shape])
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (found,) = session.run(None, {session.get_inputs()[0].name: np.asarray(x)})
+    chex.assert_trees_all_close(found, Convolutional().apply(masked, x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_small_network_is_quantised_by_qwix() -> None:
+    qwix = pytest.importorskip("qwix", reason="the extra 'deploy' is not installed")
+    masked, x, small = halved()
+    params = small.variables["params"]
+    model = Convolutional((params["Conv_0"]["bias"].size, params["Dense_0"]["bias"].size))
+    assert model.widths == (4, 8)
+    rule = qwix.QuantizationRule(module_path="Dense.*", weight_qtype=jnp.int8)
+    quantised = qwix.quantize_model(model, qwix.PtqProvider([rule]))
+    shapes = jax.eval_shape(quantised.init, jax.random.key(0), x)
+    narrow = qwix.quantize_params(params, shapes["params"])
+    assert jax.tree.leaves(narrow["Dense_0"]["kernel"])[0].dtype == jnp.int8
+    wanted = np.asarray(Convolutional().apply(masked, x))
+    found = np.asarray(quantised.apply({"params": narrow}, x))
+    assert 0 < abs(found - wanted).max() < 0.03 * abs(wanted).max()
