@@ -20,6 +20,9 @@ from lap_jax.scoring.scores import widen
 from lap_jax.selection.scope import Scope
 from lap_jax.selection.scopes import least_left
 
+_SMALL = 2**14
+"""Entries of an array that is looked at on the host."""
+
 
 def is_seen(value: Any) -> bool:
     """Return whether the numbers of an array are there to be looked at."""
@@ -209,8 +212,22 @@ def earlier_masks(
     return found
 
 
+def _finite_and_least(leaf: jax.Array) -> tuple[Any, Any]:
+    """Return whether all entries are finite, and the least of them.
+
+    Of a vector by channel on the host: a network has many lengths of them, and a program for each
+    takes longer to compile than all of them to fetch.
+    """
+    if np.size(leaf) <= _SMALL and getattr(leaf, "is_fully_addressable", True):
+        host = np.asarray(jax.device_get(leaf))
+        host = host if host.dtype == np.float64 else host.astype(np.float32)
+        return np.isfinite(host).all(), host.min()
+    found: tuple[jax.Array, jax.Array] = _on_devices(leaf)
+    return found
+
+
 @jax.jit
-def _finite_and_least(leaf: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _on_devices(leaf: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.isfinite(leaf).all(), jnp.min(widen(leaf))
 
 
