@@ -151,7 +151,13 @@ def test_earlier_masks_count_as_zeros(method: Any) -> None:
         assert not (again[name]["kernel"] & ~first[name]["kernel"]).any()
 
 
-@pytest.mark.parametrize("inner", [optax.adamw(0.05, weight_decay=0.1), optax.sgd(0.1, 0.9)])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        pytest.param(optax.adamw(0.05, weight_decay=0.1), marks=pytest.mark.slow),
+        optax.sgd(0.1, 0.9),
+    ],
+)
 def test_pruned_weights_are_zero_between_prunings(inner: Any) -> None:
     optimizer = prune_in_training(inner, graph(), iterative_schedule(0.7, 2, 5), reconnect=False)
     for steps in (1, 4, 6, 11):

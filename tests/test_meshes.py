@@ -5,6 +5,7 @@ The conftest simulates eight devices.
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import chex
@@ -84,8 +85,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+def quick(settings: Iterable[str], *names: str) -> list[Any]:
+    """The settings, all but those of some names for `make test-slow`."""
+    return [
+        setting if setting in names else pytest.param(setting, marks=pytest.mark.slow)
+        for setting in settings
+    ]
+
+
 @pytest.mark.parametrize("ties", [False, True], ids=["", "ties"])
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", quick(SETTINGS, "MP", "LAP", "channels", "2:4"))
 def test_masks_are_those_of_one_device_and_lie_as_the_kernels(setting: str, ties: bool) -> None:
     params = network(ties)
     wanted = masked(params, **SETTINGS[setting])
@@ -123,7 +132,7 @@ def test_no_weight_and_no_score_leaves_its_device(
     assert max(largest.values(), default=0) <= 2048, largest
 
 
-@pytest.mark.parametrize("setting", ["MP", "LAP", "LAP-backward-seq", "global"])
+@pytest.mark.parametrize("setting", quick(["MP", "LAP", "LAP-backward-seq", "global"], "MP", "LAP"))
 def test_kernels_of_one_shape_may_lie_in_different_ways(setting: str) -> None:
     rng = np.random.default_rng(2)
     params = {

@@ -410,8 +410,10 @@ def test_masks_under_jit_equal_those_without(method: Any, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["MP", "RP", "LAP", "LAP-forward", "LAP-backward", "LAP-backward-seq"]
-)
+    "method",
+    ["MP", "LAP", *(pytest.param(name, marks=pytest.mark.slow) for name in
+                    ("RP", "LAP-forward", "LAP-backward", "LAP-backward-seq"))],
+)  # fmt: skip
 def test_masks_under_vmap_equal_those_one_by_one(method: Any) -> None:
     nets = [short_net(seed) for seed in range(3)]
 

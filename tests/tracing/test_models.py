@@ -785,7 +785,14 @@ def energy(module: nn.Module, variables: Any, graph: Graph, x: jax.Array) -> dic
 
 
 @pytest.mark.parametrize(
-    "case", [name for name in LINEN if "scan" not in name and "remat" not in name]
+    "case",
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in ("mobilenet", "llama, groups")
+        else name
+        for name in LINEN
+        if "scan" not in name and "remat" not in name
+    ],
 )
 def test_no_energy_outside_traced_channels(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module, inputs, _ = LINEN[case]
