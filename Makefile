@@ -14,7 +14,8 @@ demo: .venv/installed
 test: .venv/installed
 	$(RUN) -m pytest -n auto --dist loadfile
 
-# A quarter of an hour: a sweep that is killed at thirty random moments, and more of other tests.
+# Half an hour and more: a sweep that is killed at thirty random moments, and the long ones of others
+# (tests/slow.txt).
 test-slow: .venv/installed
 	$(RUN) -m pytest -m slow
 

@@ -69,3 +69,15 @@ def count_compilations() -> Callable[[], contextlib.AbstractContextManager[list[
             open_ = False
 
     return counter
+
+
+SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text().splitlines())
+"""Tests of more than five seconds of CPU, measured one by one; others like them are quick."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave long tests to `make test-slow`."""
+    for item in items:
+        if item.nodeid in SLOW:
+            item.add_marker(pytest.mark.slow)
