@@ -29,7 +29,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.benchmarks.collectives import KINDS, Collective, collectives, elements
-from lap_jax import METHODS, LayerSpec, PruningError, lookahead_masks
+from lap_jax import LayerSpec, PruningError, lookahead_masks
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,9 +149,11 @@ def decoder_masks(bits: Mapping[str, Mapping[str, Any]], settings: Scale, method
     """
     chain = chain_of(settings)
 
+    named: Any = method
+
     def masks(kernels: Any, chain: Any) -> Any:
         weights = jax.tree.map(lambda leaf: lax.bitcast_convert_type(leaf, settings.dtype), kernels)
-        return lookahead_masks(weights, chain, settings.sparsity, method=METHODS[method])
+        return lookahead_masks(weights, chain, settings.sparsity, method=named)
 
     return {
         "block": lax.map(lambda block: masks(block, chain), bits["block"]),

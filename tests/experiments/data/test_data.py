@@ -12,7 +12,8 @@ def test_unknown_names_are_refused() -> None:
 
 
 def test_every_data_set_of_the_folder_is_found() -> None:
-    assert set(SOURCES) == {"digits", "mnist", "fashion_mnist", "cifar10", "python_reference"}
+    texts = {"python_reference", "python_source"}
+    assert set(SOURCES) == {"digits", "mnist", "fashion_mnist", "cifar10"} | texts
     assert all(bool(source.arrays) != bool(source.published) for source in SOURCES.values())
 
 
