@@ -12,6 +12,7 @@ from lap_jax import compare
 from lap_jax.cli.checkpoints import Checkpoint
 from lap_jax.cli.errors import BadInput
 from lap_jax.cli.findings import Findings, Table, Value
+from lap_jax.cli.models import plain_name
 
 
 def differences(a: Checkpoint, b: Checkpoint, tolerance: float, zeros: bool) -> Findings:
@@ -67,7 +68,7 @@ def differences(a: Checkpoint, b: Checkpoint, tolerance: float, zeros: bool) -> 
 def _by_name(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     found = {}
     for name, array in checkpoint.arrays.items():
-        plain = name.replace(".", "/").removesuffix("/value")
+        plain = plain_name(name)
         for collection in ("params/", "batch_stats/"):
             plain = plain.removeprefix(collection)
         found[name if plain in found else plain] = array

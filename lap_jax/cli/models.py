@@ -155,7 +155,7 @@ def filled(template: Any, checkpoint: Checkpoint) -> Filled:
     """
     known: dict[str, str] = {}
     for name in checkpoint.arrays:
-        known.setdefault(_normal(name), name)
+        known.setdefault(plain_name(name), name)
     leaves = paths_of(template)
     found, missing = _names(leaves, known, isinstance(template, Mapping) and "params" in template)
     if missing:
@@ -211,7 +211,8 @@ def _names(
     return min(ways, key=lambda way: len(way[1]))
 
 
-def _normal(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a name as paths are written: slashes for dots, without a last ``value``."""
     return name.replace(".", "/").removesuffix("/value")
 
 
