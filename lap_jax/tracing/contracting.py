@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -11,10 +11,10 @@ from lap_jax.graph.layers import IDENTITY
 from lap_jax.tracing import channels
 from lap_jax.tracing.applying import Labelled, contracted, convolved
 from lap_jax.tracing.arithmetic import Rule, collapsed, mixed, product, total
-from lap_jax.tracing.builder import GraphBuilder, Reading
+from lap_jax.tracing.builder import GraphBuilder
 from lap_jax.tracing.channels import CHANNELS
+from lap_jax.tracing.choosing import contracted_with_one_of, convolved_with_one_of
 from lap_jax.tracing.interpreter import out_shape
-from lap_jax.tracing.kernels import layer_of, numbered, output
 from lap_jax.tracing.movements import (
     Broadcast,
     Movement,
@@ -26,11 +26,9 @@ from lap_jax.tracing.movements import (
     piece,
     without,
 )
-from lap_jax.tracing.moving import MOVEMENTS
 from lap_jax.tracing.sharing import one_head, weighed
 from lap_jax.tracing.values import (
     Break,
-    Entries,
     FromParams,
     Source,
     Traced,
@@ -88,6 +86,11 @@ def _others(count: int, *groups: Sequence[int]) -> tuple[int, ...]:
 def _dot(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
     sides, shape = _sides(eqn.params["dimension_numbers"], values), out_shape(eqn)
     if len(traced(values)) == 2:
+        chosen = [bool(value.kernels) for value in traced(values)]
+        if sum(chosen) == 1:
+            one, two = (Labelled(side.value, side.labels) for side in sides)
+            x, one_of = (one, two) if chosen[1] else (two, one)
+            return [contracted_with_one_of(builder, eqn, x, one_of, _result_labels(sides))]
         return [_meet(builder, eqn, values)]
     own, other = sides if isinstance(values[0], Traced) else reversed(sides)
     value, kernel = own.value, other.value
@@ -95,7 +98,7 @@ def _dot(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[
     assert isinstance(kernel, FromParams)
     if kernel.is_constant:
         if not value.sources:
-            return [value._replace(shape=shape, gain=(), heads=())]
+            return [value._replace(shape=shape, gain=(), heads=(), kernels=())]
         if value.is_constant(own.gone):
             return [moved(value._replace(heads=()), own.passed_on(shape), shape)]
         return builder.barrier(eqn, values, "it mixes the channels by a constant matrix")
@@ -224,6 +227,8 @@ def _pair(
 
 def _convolve(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
     params, (value, kernel), shape = eqn.params, values, out_shape(eqn)
+    if isinstance(value, Traced) and isinstance(kernel, Traced) and kernel.kernels:
+        return [convolved_with_one_of(builder, eqn, value, kernel, shape)]
     if not isinstance(value, Traced) or not isinstance(kernel, FromParams):
         return builder.barrier(eqn, values, "the kernel depends on the data")
     dims, groups = params["dimension_numbers"], params["feature_group_count"]
@@ -240,57 +245,6 @@ def _convolve(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequ
         )
         return [moved(value, movement, shape)]
     return [convolved(builder, eqn, value, kernel, shape)]
-
-
-def _gather(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
-    table, index = values
-    if not isinstance(table, FromParams) or not isinstance(index, Traced):
-        return MOVEMENTS["gather"](builder, eqn, values)
-    dims, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    if dims.operand_batching_dims:
-        return builder.barrier(eqn, values, "parameters are taken by an index from the data")
-    shown = _others(len(table.shape), dims.collapsed_slice_dims)
-    return _look_up(builder, eqn, values, sizes, dict(zip(shown, dims.offset_dims, strict=True)))
-
-
-def _dynamic_slice(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
-    table = values[0]
-    if not isinstance(table, FromParams) or not traced(values[1:]):
-        return MOVEMENTS["dynamic_slice"](builder, eqn, values)
-    at = {axis: axis for axis in range(len(table.shape))}
-    return _look_up(builder, eqn, values, eqn.params["slice_sizes"], at)
-
-
-def _look_up(
-    builder: GraphBuilder, eqn: JaxprEqn, values: list[Value], sizes: Sequence[int],
-    at: Mapping[int, int],
-) -> Sequence[Value]:  # fmt: skip
-    """A lookup in a table of parameters is a layer that reads one-hot inputs.
-
-    Args:
-      builder, eqn, values: the equation; its first value is the table.
-      sizes: of what is taken, along the axes of the table.
-      at: where these are in the result.
-    """
-    table = values[0]
-    assert isinstance(table, FromParams)
-    count = len(table.shape)
-    looked = [i for i in range(count) if sizes[i] != table.shape[i] or i not in at]
-    rest = _others(count, looked)
-    made = table.made
-    view = made.view if isinstance(made, Entries) and made.view.leaf in builder.kernels else None
-    if view is None or not looked or any(sizes[axis] != 1 for axis in looked):
-        return builder.barrier(eqn, values, "parameters are taken by an index from the data")
-    if sum(table.shape[axis] > 1 for axis in rest) > 1:  # an entry is a matrix: no row of a table
-        return builder.barrier(eqn, values, "the data choose one of several kernels")
-    layer = layer_of(builder, view, [(), looked, (), rest])
-    if layer is None:
-        return builder.barrier(eqn, values, "the table is not a part of one parameter")
-    for index in traced(values):
-        builder.consume(index, layer)
-    builder.readings.append(Reading(layer, None))
-    places = [at[axis] for axis in rest]
-    return [output(layer, numbered(view, rest, places, out_shape(eqn)))]
 
 
 def _ragged_dot(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
@@ -317,7 +271,5 @@ def _ragged_dot(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Se
 CONTRACTING: dict[str, Rule] = {
     "dot_general": _dot,
     "conv_general_dilated": _convolve,
-    "gather": _gather,
-    "dynamic_slice": _dynamic_slice,
     "ragged_dot_general": _ragged_dot,
 }

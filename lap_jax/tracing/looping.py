@@ -110,7 +110,8 @@ def _changes(value: Value, body: Jaxpr, place: int, n_consts: int) -> bool:
 def _carried(value: Value, lost: Break) -> Traced:
     """Return what a loop carries, at some step."""
     if isinstance(value, Traced):
-        return value._replace(breaks=value.breaks | {lost}, unit=True, sources=(), heads=())
+        gain, breaks = value.gain, value.breaks | {lost}
+        return Traced(value.shape, gain=gain, unit=True, breaks=breaks)
     return Traced(value.shape, unit=True, breaks=frozenset([lost]))
 
 
@@ -122,7 +123,7 @@ def _any_step(value: Value) -> Value:
     lost = {Break(source.node, "scan", "", "a loop goes over the channels") for source in over}
     kept = tuple(source for source in value.sources if channels.constant(source.ids, [0]))
     unit, breaks = value.unit or bool(lost), value.breaks | lost
-    found = value._replace(sources=kept, gain=(), unit=unit, breaks=breaks, heads=())
+    found = Traced(value.shape, kept, unit=unit, breaks=breaks)
     return step_of_value(found, 0)
 
 

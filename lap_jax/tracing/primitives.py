@@ -12,6 +12,7 @@ import numpy as np
 from lap_jax.tracing import channels
 from lap_jax.tracing.arithmetic import ARITHMETIC, COMPARISON, ELEMENTWISE, Rule
 from lap_jax.tracing.builder import GraphBuilder
+from lap_jax.tracing.choosing import CHOOSING
 from lap_jax.tracing.contracting import CONTRACTING
 from lap_jax.tracing.interpreter import Interpreter, Run, out_shapes
 from lap_jax.tracing.looping import branch, loop
@@ -23,7 +24,7 @@ from lap_jax.tracing.moving import (
     MOVING,
     SCATTERING,
 )
-from lap_jax.tracing.parameters import OF_PARAMETERS, ParameterRule, constants
+from lap_jax.tracing.parameters import LINEAR, OF_PARAMETERS, ParameterRule, constants
 from lap_jax.tracing.reducing import REDUCING, REDUCTION
 from lap_jax.tracing.sharing import beside, shifted
 from lap_jax.tracing.values import FromParams, Traced, Value, opaque, traced
@@ -31,7 +32,7 @@ from lap_jax.tracing.values import FromParams, Traced, Value, opaque, traced
 if TYPE_CHECKING:
     from jax.extend.core import JaxprEqn
 
-RULES: dict[str, Rule] = {**ARITHMETIC, **MOVEMENTS, **REDUCING, **CONTRACTING}
+RULES: dict[str, Rule] = {**ARITHMETIC, **MOVEMENTS, **REDUCING, **CHOOSING, **CONTRACTING}
 """What becomes of activations; what is not here keeps no channels apart."""
 PARAMETER_RULES: dict[str, ParameterRule] = {
     **dict.fromkeys(ELEMENTWISE | COMPARISON, entrywise),
@@ -51,6 +52,11 @@ _REASONS = {
 """Why a primitive without a rule has none, where there is more to say."""
 
 
+# Elsewhere it counts no more that a value is one of several kernels.
+_KNOWS_KERNELS = frozenset(
+    (*LINEAR, *(name for name in MOVING if name not in ANYWHERE), "dot_general",
+     "conv_general_dilated")
+)  # fmt: skip
 # Elsewhere it is not told which head an element is of, only that it is of none.
 _KEEPS_HEADS = frozenset(
     (*ARITHMETIC, *REDUCTION, *(name for name in MOVING if name not in ANYWHERE), "dot_general")
@@ -83,6 +89,8 @@ def _equation(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequ
     name = eqn.primitive.name
     known = [value for value in values if isinstance(value, FromParams)]
     if len(known) < len(values):
+        if name not in _KNOWS_KERNELS:
+            values = [_without_kernels(value) for value in values]
         if name in RULES:
             found = RULES[name](builder, eqn, values)
             _leave(builder, eqn, values)
@@ -99,6 +107,10 @@ def _equation(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequ
 
 def _headless(value: Value) -> Value:
     return value._replace(heads=()) if isinstance(value, Traced) else value
+
+
+def _without_kernels(value: Value) -> Value:
+    return value._replace(kernels=()) if isinstance(value, Traced) else value
 
 
 def _leave(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> None:

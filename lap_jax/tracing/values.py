@@ -183,6 +183,7 @@ class Traced(NamedTuple):
       unit: whether it brings something that has no layer, such as the network's input.
       breaks: what it depends on, but not channel by channel.
       heads: of weights of positions, which channel of queries and keys stands for the head.
+      kernels: what it is one of, where data choose one of several kernels.
     """
 
     shape: tuple[int, ...]
@@ -191,6 +192,7 @@ class Traced(NamedTuple):
     unit: bool = False
     breaks: frozenset[Break] = frozenset()
     heads: tuple[Source, ...] = ()
+    kernels: tuple[FromParams, ...] = ()
 
     def is_constant(self, axes: Sequence[int]) -> bool:
         """Return whether nothing that is known of it changes along axes."""
@@ -238,6 +240,7 @@ def moved(value: Value, movement: Movement, shape: Sequence[int]) -> Value:
             sources=tuple(source for source in sources if channels.holds_any(source.ids)),
             gain=_moved_powers(value.gain, movement),
             heads=tuple(heads),
+            kernels=tuple(_part(kernel, movement, shape) for kernel in value.kernels),
         )
     if value.powers is None:
         how = _moved_made(value, movement)
@@ -269,7 +272,7 @@ def _moved_made(value: FromParams, movement: Movement) -> Made | None:
                 exact = made.exact and len(gain) == len(made.gain)
                 made = None if view is None else Entries(view, gain, exact)
             case Sum():
-                made = Sum(tuple(_part(term, step, after) for term in made.terms))
+                made = Sum(tuple(_part(term, (step,), after) for term in made.terms))
             case Joined():
                 made = _moved_joined(made, shape, step)
             case Product():
@@ -278,19 +281,16 @@ def _moved_made(value: FromParams, movement: Movement) -> Made | None:
     return made
 
 
-def _part(value: FromParams, step: Step, shape: Sequence[int]) -> FromParams:
-    found = moved(value, (step,), shape)
+def _part(value: FromParams, movement: Movement, shape: Sequence[int]) -> FromParams:
+    found = moved(value, movement, shape)
     assert isinstance(found, FromParams)
     return found
 
 
 def _moved_joined(made: Joined, shape: Sequence[int], step: Step) -> Made | None:
     """Return how values side by side are made once they have moved as one."""
-    axis, after, sizes = (
-        made.axis,
-        step_shape(shape, step),
-        [p.shape[made.axis] for p in made.parts],
-    )
+    axis, after = made.axis, step_shape(shape, step)
+    sizes = [part.shape[axis] for part in made.parts]
     match step:
         case Transpose():
             at = step.order.index(axis)
@@ -316,14 +316,14 @@ def _moved_joined(made: Joined, shape: Sequence[int], step: Step) -> Made | None
         own = tuple(size if i == at else n for i, n in enumerate(after))
         match step:
             case Broadcast():
-                parts.append(_part(part, step._replace(shape=own), own))
+                parts.append(_part(part, (step._replace(shape=own),), own))
             case Reshape():
-                parts.append(_part(part, Reshape(own), own))
+                parts.append(_part(part, (Reshape(own),), own))
             case Cut():
                 stop = tuple(part.shape[i] if i == axis else n for i, n in enumerate(step.stop))
-                parts.append(_part(part, step._replace(stop=stop), own))
+                parts.append(_part(part, (step._replace(stop=stop),), own))
             case _:
-                parts.append(_part(part, step, own))
+                parts.append(_part(part, (step,), own))
     return Joined(tuple(parts), at)
 
 
@@ -340,7 +340,7 @@ def _cut_joined(made: Joined, step: Cut) -> Made | None:
             starts, stops = list(step.start), list(step.stop)
             starts[axis], stops[axis] = start, stop
             own = Cut(tuple(starts), tuple(stops), step.step)
-            found.append(_part(part, own, step_shape(part.shape, own)))
+            found.append(_part(part, (own,), step_shape(part.shape, own)))
     return found[0].made if len(found) == 1 else Joined(tuple(found), axis)
 
 
@@ -353,7 +353,7 @@ def _moved_product(made: Product, shape: Sequence[int], step: Step) -> Product |
     for place, side in enumerate(made.sides):
         own = [axis for where, axis in made.free if where == place]
         order = Transpose((*own, *range(len(own), len(side.shape))))
-        ordered.append(_part(side, order, step_shape(side.shape, order)))
+        ordered.append(_part(side, (order,), step_shape(side.shape, order)))
     belongs = [where for where, _ in made.free]
     sizes: list[list[int]] = [[], []]
     steps: list[list[int]] = [[], []]
@@ -389,7 +389,7 @@ def _moved_product(made: Product, shape: Sequence[int], step: Step) -> Product |
         case _:
             return None
     one, two = (
-        _part(side, own, step_shape(side.shape, own))
+        _part(side, (own,), step_shape(side.shape, own))
         for side, own in zip(ordered, moves, strict=True)
     )
     return Product((one, two), made.gone, tuple(free))

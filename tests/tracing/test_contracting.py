@@ -71,44 +71,6 @@ def test_experts_are_groups() -> None:
     np.testing.assert_array_equal(w(found, "a"), one >= kept[0])
 
 
-# ---------------------------------------------------------------- tables and experts
-
-
-def test_a_row_of_a_table_by_one_index_is_an_embedding() -> None:
-    params = kernels((7, 4), (4, 2))
-
-    def one(p: Any, token: jax.Array) -> jax.Array:
-        return jnp.tanh(w(p, "a")[token]) @ w(p, "b")
-
-    def many(p: Any, tokens: jax.Array) -> jax.Array:
-        return jax.vmap(lambda token: one(p, token))(tokens)
-
-    def taken(p: Any, tokens: jax.Array) -> jax.Array:
-        return jnp.tanh(jnp.take(w(p, "a"), tokens, 0)) @ w(p, "b")
-
-    tokens = jnp.zeros(5, int)
-    wanted = lap_jax.trace(taken, params, tokens)
-    assert (wanted["a"].in_size, wanted["a"].out_size, wanted.into("a")) == (7, 4, ())
-    assert lap_jax.trace(one, params, tokens[0]) == wanted
-    assert lap_jax.trace(many, params, tokens) == wanted
-
-
-def test_a_kernel_that_the_data_choose_is_no_embedding() -> None:
-    params = kernels((5, 4), (3, 4, 4), (4, 2))
-
-    def model(p: Any, x: jax.Array) -> jax.Array:
-        h = x @ w(p, "a")
-        chosen = w(p, "b")[jnp.argmax(h[:, :3], -1)]
-        return jnp.einsum("bi,bio->bo", h, chosen) @ w(p, "c")
-
-    graph = lap_jax.trace(model, params, jnp.ones((2, 5)))
-    assert graph.names == ("a", "c")
-    (unread,) = graph.unread
-    assert (unread.path, unread.why) == ("b/kernel", "the data choose one of several kernels")
-    assert any("c" in barrier.after for barrier in graph.barriers)
-    assert any("a" in barrier.before for barrier in graph.barriers)
-
-
 def test_experts_of_ragged_groups_are_a_layer_each() -> None:
     params = kernels((5, 4), (3, 4, 6), (3, 6, 4), (4, 2))
 
