@@ -38,7 +38,7 @@ def with_outputs(graph: Graph, scope: Scope) -> Graph:
 def levels_by_name(graph: Graph, scope: Scope, sparsity: Sparsity) -> dict[str, float]:
     """Return the sparsity of each layer, or of each group of neurons, that is pruned."""
     if scope.unit == "neuron":
-        neurons = graph.neurons
+        neurons = graph.neurons_by(scope.queries)
         names = [group.name for group in neurons.free]
         return dict(zip(names, levels_of(neurons, sparsity), strict=True))
     names = [layer.name for layer in graph.prunable]
@@ -54,7 +54,7 @@ def kept_by_step(
     """
     own, shares = list(levels.values()), [(i + 1) / method.steps for i in range(method.steps)]
     if scope.unit == "neuron":
-        neurons = graph.neurons
+        neurons = graph.neurons_by(scope.queries)
         kept = [kept_neurons(scope, neurons, own, share) for share in shares]
     else:
         shapes = {layer.name: layer.shape for layer in graph.prunable}

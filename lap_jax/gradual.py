@@ -126,7 +126,7 @@ def prune_in_training(
     kept, steps = _table(graph, method, scope, schedule, reconnect)
     masked = {layer.path for layer in graph.layers}
     if scope.unit == "neuron":
-        masked |= set(graph.neurons.vectors)
+        masked |= set(graph.neurons_by(scope.queries).vectors)
     if rewind and reconnect:
         raise PruningError("rewind goes with reconnect=False: rewound weights are pruned for good")
     if draws(method) and key is None:

@@ -179,7 +179,7 @@ def masks_by_path(
       start: by path, what an earlier pruning left.
     """
     inputs = _inputs(graph, method, params, batch_stats, key, measured, tensors)
-    neurons = graph.neurons if scope.unit == "neuron" else None
+    neurons = graph.neurons_by(scope.queries) if scope.unit == "neuron" else None
     whole = shapes_by_path(params)
 
     def pruned(inputs: _Inputs, kept: Any, start: dict[str, jax.Array] | None) -> Any:

@@ -261,3 +261,50 @@ def test_depthwise_and_grouped_convolutions() -> None:
     small = lap_jax.shrink(model, params, found, x).variables
     assert {name: leaf.shape for name, leaf in small.items()} == {
         "a": (1, 1, 2, 4), "depth": (3, 3, 1, 4), "group": (3, 3, 2, 4), "c": (4, 3)}  # fmt: skip
+
+
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_single_queries_go_and_the_same_class_takes_what_is_left(scan: bool) -> None:
+    """Two of four queries of each key: by hand, and in a decoder of fewer heads."""
+    sizes: Any = {"layers": 2, "width": 16, "kv_heads": 2, "hidden": 24, "vocabulary": 11}
+    model = zoo.Llama(**sizes, heads=8, head_size=2, scan=scan, repeat=False)
+    x = jnp.arange(5)[None]
+    variables = random(jax.eval_shape(lambda: model.init(jax.random.key(0), x)))
+    graph = lap_jax.trace(model, variables, x)
+    scope = Scope(unit="neuron", queries=True)
+    found = lap_jax.lookahead_masks(variables, graph, {"heads": 0.5, "*": 0.0}, scope=scope)
+    small = lap_jax.shrink(model, variables, found, x)
+    for step in range(2):
+        own = jax.tree.map(lambda leaf, at=step: np.asarray(leaf[at] if scan else leaf),
+                           [tree["params"]["layers" if scan else f"layers_{step}"]
+                            for tree in (variables, found)])  # fmt: skip
+        layer, mask = own
+        # a query is scored by the values that it brings, times those that read them, of all keys
+        values = (layer["v"]["kernel"].reshape(16, 2, 1, 2) ** 2).sum(0)
+        out = (layer["o"]["kernel"].reshape(2, 4, 2, 16) ** 2).sum(-1)
+        kept = largest((values * out).sum((0, 2)), 2)
+        rows = np.broadcast_to(kept[:, None], (2, 4, 2)).ravel()
+        assert (mask["q"]["kernel"] == rows).all()
+        assert (mask["o"]["kernel"] == rows[:, None]).all()
+        assert mask["k"]["kernel"].all()
+        assert mask["v"]["kernel"].all()
+    fewer = zoo.Llama(**sizes, heads=4, head_size=2, scan=scan, repeat=False)
+    chex.assert_trees_all_close(
+        fewer.apply(small.variables, x),
+        model.apply(lap_jax.apply_masks(variables, found), x), rtol=1e-5,
+    )  # fmt: skip
+
+
+def test_keys_go_and_then_single_queries_of_those_that_are_left() -> None:
+    model = zoo.Llama(1, 16, 8, 2, 24, 11, repeat=False)
+    x = jnp.zeros((1, 5), jnp.int32)
+    variables = random(jax.eval_shape(lambda: model.init(jax.random.key(0), x)))
+    graph = lap_jax.trace(model, variables, x)
+    levels = {"heads": 0.5, "*": 0.0}
+    first = lap_jax.lookahead_masks(variables, graph, levels, scope=NEURON)
+    scope = Scope(unit="neuron", queries=True)
+    both = lap_jax.lookahead_masks(variables, graph, levels, scope=scope, masks=first)
+    small = lap_jax.shrink(model, variables, both, x).variables["params"]["layers_0"]
+    assert {name: small[name]["kernel"].shape for name in "qkvo"} == {
+        "q": (16, 4), "k": (16, 2), "v": (16, 2), "o": (4, 16),
+    }  # fmt: skip

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lap_jax.graph.layers import IDENTITY, Edge, Junction, Layer
+from lap_jax.graph.queries import Grouped, reaches, single
 from lap_jax.graph.structure import Structure
 
 Side = tuple[str, str]
@@ -58,15 +59,36 @@ class Link(NamedTuple):
     distinct: bool = False
 
 
-def together(graph: Structure, places: Places) -> Iterator[Link]:
-    """Give what goes together, first layers first."""
+def together(
+    graph: Structure, places: Places, grouped: list[Grouped] | None = None
+) -> Iterator[Link]:
+    """Give what goes together, first layers first.
+
+    Args:
+      graph, places: the channels.
+      grouped: queries that go without the keys and values that they share.
+    """
+    apart = {each.product: each for each in grouped or ()}
+    loose = set(apart) | {name for each in apart.values() for name in each.values}
     for edge in graph.edges:
         if IDENTITY not in (edge.source, edge.target) and not _gates_many(graph, edge):
-            yield _along(graph, places, edge)
+            if edge.source in loose or edge.target in apart:
+                starts = places.starts[edge.source, "out"], places.starts[edge.target, "in"]
+                yield Link(*(single(graph, edge, [*apart.values()]) + np.array(starts)).T)
+            else:
+                yield _along(graph, places, edge)
     for each in graph.shared:
         if each.source in graph.parts and each.target in graph.parts:
+            if each.source in apart and each.target != each.source:
+                continue
             starts = places.starts[each.source, "out"], places.starts[each.target, "out"]
             yield Link(*(each.pairs.values + np.array(starts)).T)
+    for product, own in apart.items():
+        _, first, rank = np.unique(own.ranks, return_index=True, return_inverse=True)
+        yield Link(places.of((product, "out")), places.of((product, "out"))[first[rank]])
+        for asked in reaches(graph, own):
+            starts = places.starts[product, "out"], places.starts[asked.target, "in"]
+            yield Link(*(asked.pairs.values + np.array(starts)).T)
     for layer in graph.layers:
         if layer.groups > 1:
             yield from _of_groups(layer, places)
@@ -188,14 +210,16 @@ def components(count: int, links: Sequence[Link]) -> np.ndarray:
             return least
 
 
-def neurons_by_channel(graph: Structure, places: Places) -> np.ndarray:
+def neurons_by_channel(
+    graph: Structure, places: Places, grouped: list[Grouped] | None = None
+) -> np.ndarray:
     """Return, of each channel, the least that is one neuron with it.
 
     A leaf must be able to lose a neuron without a hole in it. Where outputs, or inputs, of a kernel
     are several axes of its leaf and neurons differ along more than one of them, those that differ
     along the last alone are one.
     """
-    links = list(together(graph, places))
+    links = list(together(graph, places, grouped))
     while True:
         roots = components(places.count, links)
         merged = []

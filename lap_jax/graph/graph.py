@@ -30,6 +30,14 @@ class Graph(Structure):
         """Which neurons there are: what goes together when one of them is removed."""
         return neurons_of(self)
 
+    @functools.cached_property
+    def _queries(self) -> Neurons:
+        return neurons_of(self, queries=True)
+
+    def neurons_by(self, queries: bool) -> Neurons:
+        """Return the neurons; of grouped queries single ones, or keys with all that share them."""
+        return self._queries if queries else self.neurons
+
     def draw(self, path: str) -> None:
         """Write a picture, SVG."""
         drawing.draw(self, path)

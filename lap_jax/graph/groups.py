@@ -18,6 +18,7 @@ import numpy as np
 from lap_jax.errors import PruningError
 from lap_jax.graph.components import Places, Side, gates_of_many, neurons_by_channel, strides_of
 from lap_jax.graph.layers import IDENTITY, Index, Junction, Layer
+from lap_jax.graph.queries import Grouped, grouped_queries, shared_channels
 from lap_jax.graph.structure import Structure
 from lap_jax.tables import source_line, text_table
 
@@ -88,8 +89,12 @@ class Neurons:
         return text_table(header, rows, right=(2, 3) if self.kept else (2,))
 
 
-def neurons_of(graph: Structure) -> Neurons:
+def neurons_of(graph: Structure, queries: bool = False) -> Neurons:
     """Return the neurons of a network.
+
+    Args:
+      graph: the network.
+      queries: of grouped queries single ones, in place of a key with all that share it.
 
     Raises:
       PruningError: for a graph without some of its edges, which does not tell what goes together.
@@ -100,8 +105,9 @@ def neurons_of(graph: Structure) -> Neurons:
             "does not tell which neurons go together: use the graph that trace returned"
         )
     places = Places(graph)
-    roots = neurons_by_channel(graph, places)
-    return _grouped(graph, places, roots)
+    grouped = grouped_queries(graph) if queries else []
+    roots = neurons_by_channel(graph, places, grouped)
+    return _grouped(graph, places, roots, grouped)
 
 
 # ---------------------------------------------------------------- what cannot go
@@ -112,8 +118,13 @@ class _Reason(NamedTuple):
     why: str
 
 
-def _fixed(graph: Structure, places: Places) -> Iterator[_Reason]:
+def _fixed(graph: Structure, places: Places, grouped: list[Grouped]) -> Iterator[_Reason]:
     """Give channels that must stay, and why."""
+    for name, own in shared_channels(graph, grouped).items():
+        yield _Reason(places.of((name, "out"))[own], "several queries share it")
+    for each in grouped:
+        if each.why:
+            yield _Reason(places.of((each.product, "out")), each.why)
 
     def side(name: str, which: str, why: str) -> Iterator[_Reason]:
         if (name, which) in places.starts:
@@ -135,7 +146,9 @@ def _fixed(graph: Structure, places: Places) -> Iterator[_Reason]:
                 why = f"what the weights of {name!r} multiply is not known"
                 yield from side(name, "out", why)
     for name in gates_of_many(graph):
-        yield from side(name, "out", "each multiplies several neurons at once")
+        # Nor could a mask take an expert out: a logit of nought has a share in a softmax yet.
+        why = "each multiplies several neurons at once; masks leave an expert its share"
+        yield from side(name, "out", why)
     for barrier in graph.barriers:
         why = f"barrier: {barrier.primitive}, {barrier.why}"
         for name in barrier.before:
@@ -187,7 +200,9 @@ def _is_stream(graph: Structure, name: str) -> bool:
 # ---------------------------------------------------------------- groups
 
 
-def _grouped(graph: Structure, places: Places, roots: np.ndarray) -> Neurons:
+def _grouped(
+    graph: Structure, places: Places, roots: np.ndarray, grouped: list[Grouped]
+) -> Neurons:
     written = np.zeros(len(roots), bool)
     for layer in graph.layers:
         written[roots[places.of((layer.name, "out"))]] = True
@@ -201,7 +216,7 @@ def _grouped(graph: Structure, places: Places, roots: np.ndarray) -> Neurons:
     numbers[heads[order]], groups_of[heads] = np.arange(len(heads)), rank
     numbers, groups_of = numbers[roots], groups_of[roots]
     why = [""] * len(keys)
-    for reason in _fixed(graph, places):
+    for reason in _fixed(graph, places, grouped):
         for group in _present(groups_of[reason.places], len(keys)):
             why[group] = why[group] or reason.why
     sides: dict[Side, Index] = {}

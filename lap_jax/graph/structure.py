@@ -36,6 +36,8 @@ class Structure:
       unread: leaves of two axes or more that are no layers, each with the reason.
       notes: where norms of a kernel are not those of what the model computes with.
       shared: what else goes with channels: biases, and queries and keys with values.
+      asked: which inputs of layers a head of queries brings values to: of a product of queries and
+        keys, and of the layer.
       loose: leaves that are added to channels, or put in their place, in a way that does not tell
         which entry goes where: paths and source lines.
       partial: whether edges were taken out, so that it does not tell all that goes together.
@@ -50,6 +52,7 @@ class Structure:
     unread: tuple[Unread, ...] = field(default=(), compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
     shared: tuple[Shared, ...] = ()
+    asked: tuple[Shared, ...] = ()
     loose: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     partial: bool = field(default=False, compare=False)
 

@@ -35,6 +35,9 @@ class Scope(NamedTuple):
       at_least, multiple_of, uniform: of ``unit="neuron"``: how many neurons of a group stay at
         least; of what the number of channels is to be a multiple, rounded up (8, 128: what
         processors compute at a time); whether all layers of a stack are to keep equally many.
+      queries: of ``unit="neuron"``, where several heads of queries share a key: one query of every
+        key goes at a time, in place of a key with all of its queries. Keys and values stay, all
+        with equally many queries.
       unit_norm: of blocks and channels: "l2" scores a unit by the Euclidean norm of its scores,
         "l1" by their sum.
     """
@@ -48,6 +51,7 @@ class Scope(NamedTuple):
     at_least: int = 1
     multiple_of: int = 1
     uniform: bool = False
+    queries: bool = False
     unit_norm: Literal["l2", "l1"] = "l2"
 
 
@@ -103,8 +107,10 @@ def _check_neurons(scope: Scope) -> None:
     if scope.unit == "neuron":
         if scope.axis is not None or scope.outputs:
             raise PruningError("scope: a neuron goes from all layers: leave axis and outputs out")
-    elif (scope.at_least, scope.multiple_of, scope.uniform) != (1, 1, False):
-        raise PruningError("scope: at_least, multiple_of and uniform go with unit='neuron' alone")
+    elif (scope.at_least, scope.multiple_of, scope.uniform, scope.queries) != (1, 1, False, False):
+        raise PruningError(
+            "scope: at_least, multiple_of, uniform and queries go with unit='neuron' alone"
+        )
 
 
 def _is_pair(value: Any) -> bool:

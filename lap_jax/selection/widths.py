@@ -33,7 +33,8 @@ def neuron_groups(
 
     Args:
       graph: from `trace`, or `chain`.
-      sparsity, scope: as in `lookahead_masks`, to count what is kept.
+      sparsity, scope: as in `lookahead_masks`, to count what is kept; a scope's ``queries`` tells
+        what the heads are.
 
     Returns:
       The groups. Where a scope compares all neurons, how many of a group stay is not known yet.
@@ -50,10 +51,11 @@ def neuron_groups(
       a      neurons        3     2  a           b        -
       b      neurons        2     2  b           -        the network returns it
     """
-    neurons = graph.neurons
+    own = _of_neurons(scope)
+    neurons = graph.neurons_by(own.queries)
     if sparsity is None:
         return neurons
-    scope = _of_neurons(scope)
+    scope = own
     kept = kept_neurons(scope, neurons, levels_of(neurons, sparsity))
     if scope.compare == "global":
         return neurons
@@ -95,7 +97,8 @@ def sparsity_within(
       >>> neuron_groups(graph, sparsity_within(params, graph, 20)).kept
       {'a': 3}
     """
-    scope, neurons = _of_neurons(scope), graph.neurons
+    scope = _of_neurons(scope)
+    neurons = graph.neurons_by(scope.queries)
     if scope.compare == "global":
         raise PruningError(
             "scope compares all neurons: how many of which group go, and with them how many "

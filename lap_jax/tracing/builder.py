@@ -114,6 +114,7 @@ class GraphBuilder:
     sums: frozenset[Hashable] = frozenset()
     more_sums: set[Hashable] = field(default_factory=set)
     shared: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=dict)
+    asked: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=dict)
     loose: dict[str, str] = field(default_factory=dict)
 
     def where(self, eqn: JaxprEqn) -> str:
@@ -280,7 +281,7 @@ class GraphBuilder:
             Graph(
                 tuple(self.layers.values()), tuple(edges), junctions, barriers,
                 returned=frozenset(self.returned - {IDENTITY}), unread=self._unread(),
-                shared=self._shared(), loose=tuple(self.loose.items()),
+                shared=self._shared(), asked=self._asked(), loose=tuple(self.loose.items()),
                 notes=tuple(
                     f"{layer}: a kernel scaled by what is no factor, such as its own norm, at "
                     f"{source_line(line)}: its norms are those of the parameter alone"
@@ -308,6 +309,12 @@ class GraphBuilder:
                 pairs = _of_columns(pairs, self.shapes[source])
             found.append(Shared(source, target, Index(pairs)))
         return tuple(found)
+
+    def _asked(self) -> tuple[Shared, ...]:
+        return tuple(
+            Shared(source, target, Index(_by_input(np.concatenate(parts))))
+            for (source, target), parts in self.asked.items()
+        )
 
     def _edge(
         self, source: str, target: str, pairs: np.ndarray, scale: float, indices: dict[Index, Index]

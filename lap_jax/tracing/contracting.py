@@ -98,9 +98,9 @@ def _dot(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[
     assert isinstance(kernel, FromParams)
     if kernel.is_constant:
         if not value.sources:
-            return [value._replace(shape=shape, gain=(), heads=(), kernels=())]
+            return [value._replace(shape=shape, gain=(), heads=(), kernels=(), asked=())]
         if value.is_constant(own.gone):
-            return [moved(value._replace(heads=()), own.passed_on(shape), shape)]
+            return [moved(value._replace(heads=(), asked=()), own.passed_on(shape), shape)]
         return builder.barrier(eqn, values, "it mixes the channels by a constant matrix")
     return [contracted(builder, eqn, Labelled(value, own.labels), Labelled(kernel, other.labels),
                        _result_labels(sides))]  # fmt: skip
@@ -156,7 +156,7 @@ def _meet(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> Trac
     if not kept:
         return Traced(shape, unit=any(value.unit for value in traced(values)), breaks=breaks)
     found = kept[0] if len(kept) == 1 else product(builder, eqn, *kept)
-    return found._replace(breaks=breaks)
+    return found._replace(breaks=breaks, asked=tuple(heads))
 
 
 def _mixes(side: _Operand) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from lap_jax.graph.layers import IDENTITY, Layer
 from lap_jax.tracing import channels
 from lap_jax.tracing.builder import GraphBuilder, Reading
+from lap_jax.tracing.channels import NONE
 from lap_jax.tracing.values import Source, Traced
 from lap_jax.tracing.views import View
 
@@ -113,6 +114,9 @@ def enter(builder: GraphBuilder, value: Traced, rows: np.ndarray, layer: str) ->
     builder.readings.append(Reading(layer, rows))
     if value.unit and value.sources:
         builder.connect_identity(IDENTITY, layer)
+    for head in value.asked:
+        _, pairs = channels.distinct([head.ids, rows], 2)
+        builder.asked.setdefault((head.node, layer), []).append(pairs[(pairs != NONE).all(1)])
     for source in value.sources:
         _, pairs = channels.distinct([source.ids, rows], 1)
         builder.connect(source.node, layer, pairs, source.scale)

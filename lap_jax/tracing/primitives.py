@@ -106,7 +106,7 @@ def _equation(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequ
 
 
 def _headless(value: Value) -> Value:
-    return value._replace(heads=()) if isinstance(value, Traced) else value
+    return value._replace(heads=(), asked=()) if isinstance(value, Traced) else value
 
 
 def _without_kernels(value: Value) -> Value:

@@ -184,6 +184,7 @@ class Traced(NamedTuple):
       breaks: what it depends on, but not channel by channel.
       heads: of weights of positions, which channel of queries and keys stands for the head.
       kernels: what it is one of, where data choose one of several kernels.
+      asked: of what such weights have multiplied, the head that they are of.
     """
 
     shape: tuple[int, ...]
@@ -193,6 +194,7 @@ class Traced(NamedTuple):
     breaks: frozenset[Break] = frozenset()
     heads: tuple[Source, ...] = ()
     kernels: tuple[FromParams, ...] = ()
+    asked: tuple[Source, ...] = ()
 
     def is_constant(self, axes: Sequence[int]) -> bool:
         """Return whether nothing that is known of it changes along axes."""
@@ -231,9 +233,9 @@ def moved(value: Value, movement: Movement, shape: Sequence[int]) -> Value:
     """
     shape = tuple(shape)
     if isinstance(value, Traced):
-        sources, heads = (
+        sources, heads, asked = (
             [part._replace(ids=move(CHANNELS, part.ids, movement)) for part in parts]
-            for parts in (value.sources, value.heads)
+            for parts in (value.sources, value.heads, value.asked)
         )
         return value._replace(
             shape=shape,
@@ -241,6 +243,7 @@ def moved(value: Value, movement: Movement, shape: Sequence[int]) -> Value:
             gain=_moved_powers(value.gain, movement),
             heads=tuple(heads),
             kernels=tuple(_part(kernel, movement, shape) for kernel in value.kernels),
+            asked=tuple(asked),
         )
     if value.powers is None:
         how = _moved_made(value, movement)

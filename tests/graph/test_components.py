@@ -70,4 +70,21 @@ def test_a_router_gates_many_neurons_and_a_partner_one_each() -> None:
     found = {group.name: (group.width, group.writes, group.fixed) for group in graph.neurons.groups}
     assert found["gate"] == (3, ("gate", "up"), "")
     assert found["experts"] == (4, ("experts",), "")
-    assert found["router"][2] == "each multiplies several neurons at once"
+    assert found["router"][2].startswith("each multiplies several neurons at once; ")
+
+
+def test_masks_alone_do_not_take_an_expert_out_of_a_softmax() -> None:
+    """Why experts stay: a logit of nought has a share, and only one of minus infinity has none."""
+    rng = np.random.default_rng(0)
+    x, router, experts = (rng.normal(size=shape) for shape in ((4, 5), (5, 3), (3, 5, 2)))
+
+    def mixture(logits: np.ndarray, experts: np.ndarray) -> np.ndarray:
+        shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        return np.asarray(np.einsum("be,ebd->bd", shares, x @ experts))
+
+    kept = np.array([True, True, False])
+    without = mixture(x @ router[:, kept], experts[kept])
+    silent = experts * kept[:, None, None]
+    assert np.abs(mixture(x @ (router * kept), silent) - without).max() > 0.1
+    infinite = np.where(kept, x @ router, -np.inf)
+    np.testing.assert_allclose(mixture(infinite, silent), without)
