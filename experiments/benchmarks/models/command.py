@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from experiments.benchmarks.models.catalogue import entries
 from experiments.benchmarks.models.row import LIMIT, Entry, Row, found, missing
+from experiments.benchmarks.models.shrunk import Shrunk, shrunk, shrunk_table
 from experiments.benchmarks.models.table import from_json, table, to_json
 from experiments.files import write_atomically
 from experiments.running.progress import progress
@@ -33,6 +35,8 @@ class Models:
     """Only say which rows there are."""
     oracle: bool = True
     """Also check the edges by perturbing channels; takes most of the time."""
+    shrink: bool = False
+    """Prune and shrink the models instead, and hold the small ones against the masked ones."""
     again: bool = False
     """Also do rows that are done."""
     limit: float = LIMIT
@@ -42,7 +46,8 @@ class Models:
     flax: Path | None = None
     """Folder of a checkout of Flax, for its examples."""
     out: Path = Path("results/benchmark-models")
-    """Folder for models.md and models.json; the command goes on with what it finds there."""
+    """Folder for models.md and models.json, with --shrink shrink.md and shrink.json; the command
+    goes on with what it finds there."""
 
 
 def models(command: Models, say: Callable[[str], None] = print) -> str:
@@ -55,13 +60,19 @@ def models(command: Models, say: Callable[[str], None] = print) -> str:
     if command.limit <= 0:
         raise ValueError(f"--limit is {command.limit}: expected seconds, more than 0")
     known = entries(command.big_vision, command.flax)
+    if command.shrink:
+        known = [entry for entry in known if not entry.weightless]
     wanted = chosen(known, command.only)
     if command.list:
         say("\n".join(map(_listed, wanted)))
         return ""
     command.out.mkdir(parents=True, exist_ok=True)
-    path = command.out / "models.json"
-    rows = {_key(row): row for row in from_json(path.read_text())} if path.exists() else {}
+    stem = "shrink" if command.shrink else "models"
+    path = command.out / f"{stem}.json"
+    rows: dict[str, Any] = {}
+    if path.exists():
+        kind: Any = Shrunk if command.shrink else Row
+        rows = {_key(row): row for row in from_json(path.read_text(), kind)}
     library = find_spec("lap_jax")
     assert library is not None
     assert library.origin is not None
@@ -75,18 +86,15 @@ def models(command: Models, say: Callable[[str], None] = print) -> str:
     order = [entry.name for entry in known]
     with progress(len(todo), "models") as (tick, note):
         for entry in todo:
-            plain = None
-            if entry.dtype != "float32":
-                plain = rows.get(f"{entry.library}/{entry.model}/float32")
-            row = found(entry, versions[entry.name], command.oracle, command.limit, plain)
+            row = _done(command, entry, versions[entry.name], rows)
             rows[entry.name] = row
             note(f"{entry.name}: {_said(row)}")
             tick(1)
             some = [rows[name] for name in order if name in rows]
             write_atomically(path, to_json(some).encode())
-            write_atomically(command.out / "models.md", table(some).encode())
-    text = table([rows[name] for name in order if name in rows])
-    write_atomically(command.out / "models.md", text.encode())
+            write_atomically(command.out / f"{stem}.md", _table(command, some).encode())
+    text = _table(command, [rows[name] for name in order if name in rows])
+    write_atomically(command.out / f"{stem}.md", text.encode())
     say(text)
     old = sum(rows[entry.name].versions != versions[entry.name] for entry in wanted)
     if old:
@@ -108,7 +116,20 @@ def chosen(known: Sequence[Entry], patterns: Sequence[str]) -> list[Entry]:
     return [entry for entry in known if any(_matches(entry, pattern) for pattern in patterns)]
 
 
-def is_done(row: Row | None, entry: Entry, versions: dict[str, str]) -> bool:
+def _done(command: Models, entry: Entry, versions: dict[str, str], rows: dict[str, Any]) -> Any:
+    if command.shrink:
+        return shrunk(entry, versions, command.limit)
+    plain = None
+    if entry.dtype != "float32":
+        plain = rows.get(f"{entry.library}/{entry.model}/float32")
+    return found(entry, versions, command.oracle, command.limit, plain)
+
+
+def _table(command: Models, rows: Sequence[Any]) -> str:
+    return shrunk_table(rows) if command.shrink else table(rows)
+
+
+def is_done(row: Row | Shrunk | None, entry: Entry, versions: dict[str, str]) -> bool:
     """Return whether a row says all that can be said of an entry, by these packages.
 
     It stays where lap_jax or the benchmark has changed since, and says of which files it is.
@@ -137,7 +158,7 @@ def digest_of(folder: Path) -> str:
     return digest.hexdigest()[:8]
 
 
-def _key(row: Row) -> str:
+def _key(row: Row | Shrunk) -> str:
     return f"{row.library}/{row.model}/{row.dtype}"
 
 
@@ -150,9 +171,14 @@ def _listed(entry: Entry) -> str:
     return entry.name + (f" ({absent})" if absent else "")
 
 
-def _said(row: Row) -> str:
+def _said(row: Row | Shrunk) -> str:
     if row.missing or row.error:
         return row.missing or row.error
+    if isinstance(row, Shrunk):
+        return (
+            f"{row.parameters} parameters, {row.neurons} and {row.weights} left, difference "
+            f"{row.difference:.1e}, {row.seconds:.1f} s"
+        )
     edges = f"{row.agree}/{row.edges - row.stopped} edges agree" if row.edges else "not checked"
     edges = "the graph of float32" if row.same else edges
     lost = f", {len(row.lost)} kernels lost" if row.lost else ""

@@ -158,7 +158,7 @@ def found(
                     stage = "oracle"
                     about |= _judged(example, graph, leaves)
     except Exception as error:
-        return Row(**about, error=f"{stage}: {_line(error)}")
+        return Row(**about, error=f"{stage}: {line(error)}")
     return Row(**about)
 
 
@@ -238,7 +238,8 @@ def _judged(example: Example, graph: Graph, leaves: dict[str, Any]) -> dict[str,
     return verdict._asdict() | {"oracle": time.process_time() - start}
 
 
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
+    """Return an error in one line."""
     lines = str(error).strip().splitlines() or [""]
     text = f"{type(error).__name__}: {lines[0]}"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

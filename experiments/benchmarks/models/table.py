@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from experiments.benchmarks.models.row import SPARSITY, Row
+from experiments.benchmarks.models.shrunk import Shrunk
+
+R = TypeVar("R", Row, Shrunk)
 
 LIMIT = 10.0
 """Seconds from trace to masks that no small model is to need."""
@@ -44,19 +47,19 @@ def table(rows: Sequence[Row]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def to_json(rows: Sequence[Row]) -> str:
+def to_json(rows: Sequence[Row | Shrunk]) -> str:
     """Return all of the rows as text."""
     return json.dumps([asdict(row) for row in rows], indent=1) + "\n"
 
 
-def from_json(text: str) -> list[Row]:
-    """Return rows from text.
+def from_json(text: str, kind: type[R]) -> list[R]:
+    """Return rows of a kind from text.
 
     Raises:
-      ValueError: if it is no text of `to_json`.
+      ValueError: if it is no text of `to_json`, or of another kind.
     """
     try:
-        return [Row(**{name: _frozen(value) for name, value in row.items()})
+        return [kind(**{name: _frozen(value) for name, value in row.items()})
                 for row in json.loads(text)]  # fmt: skip
     except (TypeError, AttributeError) as error:
         raise ValueError(f"rows of another version ({error})") from None

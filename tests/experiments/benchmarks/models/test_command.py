@@ -15,7 +15,9 @@ from experiments.benchmarks.models.catalogue import entries
 from experiments.benchmarks.models.checkouts import imported
 from experiments.benchmarks.models.example import Example, noise
 from experiments.benchmarks.models.row import Entry, Row, at_most, found, missing
+from experiments.benchmarks.models.shrunk import Shrunk, shrunk, shrunk_table
 from experiments.benchmarks.models.table import from_json, table, to_json
+from lap_jax import PruningError
 
 
 def tiny() -> Example:
@@ -93,9 +95,9 @@ def test_the_table_lists_what_differs() -> None:
 
 def test_rows_come_back_from_a_file() -> None:
     rows = [Row("a", "one", "float32", {"jax": "1"}, differ=("x", "y"))]
-    assert from_json(to_json(rows)) == rows
+    assert from_json(to_json(rows), Row) == rows
     with pytest.raises(ValueError, match="another version"):
-        from_json(json.dumps([{"strange": 1}]))
+        from_json(json.dumps([{"strange": 1}]), Row)
 
 
 def test_the_command_goes_on_with_what_is_there(
@@ -118,7 +120,7 @@ def test_the_command_goes_on_with_what_is_there(
     assert done[2:] == ["nowhere/model/float32", "checkout/model/float32"]
     assert main([*flags, "--only", "plain/tiny", "--again"]) == 0
     assert done[4:] == ["plain/tiny/float32"]
-    assert len(from_json((tmp_path / "models.json").read_text())) == 4
+    assert len(from_json((tmp_path / "models.json").read_text(), Row)) == 4
     assert (tmp_path / "models.md").read_text() in capsys.readouterr().out
     monkeypatch.setattr(command, "digest_of", lambda _: "other")
     assert main([*flags, "--only", "plain/tiny"]) == 0  # rows stay, whatever has changed here
@@ -166,3 +168,43 @@ def test_a_limit_that_a_callback_swallows_comes_again() -> None:
 
     with pytest.raises(TimeoutError, match="more than 0 s of CPU"), at_most(0.2):
         swallowing()
+
+
+@pytest.mark.slow
+def test_a_model_is_shrunk_in_three_ways() -> None:
+    row = shrunk(TINY, {"jax": "1"})
+    assert (row.error, row.parameters, row.neurons) == ("", 12 + 8 + 15, 6 + 4 + 15)
+    assert (row.sparsity, row.full) == (0.8, ())
+    assert 0 < row.weights < row.parameters
+    assert row.difference <= 1e-5
+    text = shrunk_table([row, shrunk(KNOWN[1], {}), shrunk(KNOWN[2], {})])
+    assert "1 models: 1 shrink" in text
+    assert "| tiny | float32 | 35 | 25 (71%) | 80%: " in text
+    assert "plain broken, float32: cannot be built: RuntimeError: first line" in text
+    assert "1 of nowhere" in text
+
+
+def test_what_shrinks_wrong_is_an_error_of_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: Any, **__: Any) -> None:
+        raise PruningError("output at (0,) differs")
+
+    monkeypatch.setattr("experiments.benchmarks.models.shrunk.shrink", wrong)
+    row = shrunk(TINY, {})
+    assert row.error == "neurons: PruningError: output at (0,) differs"
+    assert "0 shrink" in shrunk_table([row])
+
+
+def test_shrinking_has_a_table_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heavy = Entry("shapes alone", "large", "float32", tiny, weightless=True)
+    monkeypatch.setattr(command, "entries", lambda *_: [*KNOWN, heavy])
+    flags = ["models", "--shrink", "--out", str(tmp_path)]
+    assert main([*flags, "--only", "plain/*"]) == 0
+    rows = from_json((tmp_path / "shrink.json").read_text(), Shrunk)
+    assert [(row.model, bool(row.error)) for row in rows] == [("tiny", False), ("broken", True)]
+    assert (tmp_path / "shrink.md").read_text() in capsys.readouterr().out
+    assert not (tmp_path / "models.json").exists()
+    monkeypatch.setattr(command, "shrunk", None)  # nothing is done again
+    assert main([*flags, "--only", "plain/*"]) == 0
+    assert main([*flags, "--only", "shapes alone/*"]) == 2
