@@ -238,13 +238,11 @@ def moved(value: Value, movement: Movement, shape: Sequence[int]) -> Value:
             for parts in (value.sources, value.heads, value.asked)
         )
         return value._replace(
-            shape=shape,
+            shape=shape, gain=_moved_powers(value.gain, movement),
             sources=tuple(source for source in sources if channels.holds_any(source.ids)),
-            gain=_moved_powers(value.gain, movement),
-            heads=tuple(heads),
+            heads=tuple(heads), asked=tuple(asked),
             kernels=tuple(_part(kernel, movement, shape) for kernel in value.kernels),
-            asked=tuple(asked),
-        )
+        )  # fmt: skip
     if value.powers is None:
         how = _moved_made(value, movement)
         return FromParams(shape, None, value.scale, others=value.leaves, how=how)
@@ -252,9 +250,8 @@ def moved(value: Value, movement: Movement, shape: Sequence[int]) -> Value:
         compute = value.compute
         if compute is None:
             return value._replace(shape=shape)
-        return value._replace(
-            shape=shape, compute=lambda: move(array_moves(np), np.asarray(compute()), movement)
-        )
+        return value._replace(shape=shape, compute=lambda: move(
+            array_moves(np), np.asarray(compute()), movement))  # fmt: skip
     powers = _moved_powers(value.powers, movement)
     if len(powers) < len(value.powers):
         return opaque([value], shape)
