@@ -123,7 +123,7 @@ def constants_of(
 
     Args:
       array: with size one along axes on which it does not change.
-      fixed: entries that count; None: all.
+      fixed: entries that count, likewise; None: all.
       shape: with all sizes.
     """
     found: list[Constant | None] = []
@@ -133,9 +133,10 @@ def constants_of(
             continue
         own = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
         where = (own == own[:, :1]).all(1)
-        if fixed is not None:
-            where &= np.moveaxis(fixed, axis, 0).reshape(fixed.shape[axis], -1).all(1)
-        found.append(Constant(where, own[:, 0]).along(size) if where.any() else None)
+        if fixed is not None:  # which may be there once for all of an axis where the array is not
+            where = where & np.moveaxis(fixed, axis, 0).reshape(fixed.shape[axis], -1).all(1)
+        value = np.broadcast_to(own[:, 0], where.shape)
+        found.append(Constant(where, value).along(size) if where.any() else None)
     return tuple(found)
 
 

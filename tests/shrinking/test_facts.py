@@ -25,6 +25,19 @@ def test_what_training_may_change_is_no_constant() -> None:
     np.testing.assert_array_equal(facts.alive, ~fixed)
 
 
+def test_a_repeated_array_is_fixed_entry_by_entry_or_as_a_whole() -> None:
+    """Each of the two may be there once for all of an axis."""
+    fixed = np.array([[True, True, False], [True, True, True]])
+    for array, own in ((np.zeros((1, 1)), fixed), (np.zeros((2, 3)), fixed[:, :1])):
+        rows, columns = constants_of(array, own, (2, 3))
+        assert rows is not None
+        assert columns is not None
+        np.testing.assert_array_equal(rows.where, np.broadcast_to(own, (2, 3)).all(1))
+        np.testing.assert_array_equal(columns.where, np.broadcast_to(own, (2, 3)).all(0))
+        assert rows.value.shape == (2,)
+        assert columns.value.shape == (3,)
+
+
 def test_repeated_axes_take_no_memory() -> None:
     facts = known(np.array([[0.0, 2.0]]), (1000, 2), np.float32, None, True)
     part = facts.constants[1]

@@ -14,7 +14,7 @@ from flax import nnx
 import lap_jax
 from lap_jax.shrinking import program
 from tests import zoo
-from tests.shrinking.held import ALL, normal
+from tests.shrinking.held import ALL, held, normal
 
 IMAGES, TOKENS = normal(2, 16, 16, 3), jnp.array([[1, 4, 2, 0, 7]])
 DECODER: dict[str, Any] = dict(layers=2, width=16, heads=4, kv_heads=2, hidden=12, vocabulary=11)
@@ -193,3 +193,26 @@ def test_a_wrong_small_network_would_be_noticed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(program, "brought", lambda *a: right(*a) * 1.001)
     with pytest.raises(lap_jax.PruningError, match=r"output at \(0, 0\) is .* differ by more than"):
         lap_jax.shrink(model, PARAMS, None, normal(2, 4))
+
+
+def test_a_bias_spread_over_a_window_by_hand_is_trained_on() -> None:
+    """As Equinox adds it: of shape [channels, 1, 1], to one example at a time."""
+    window = {"padding": "VALID", "dimension_numbers": ("NCHW", "OIHW", "NCHW")}
+
+    def one(p: Any, x: jax.Array) -> jax.Array:
+        y = jax.lax.conv_general_dilated(x[None], p["a"], (1, 1), **window)[0]
+        y = jax.nn.relu(y + jnp.broadcast_to(p["b"], y.shape))
+        return y.ravel() @ p["c"]
+
+    params = {"a": normal(4, 2, 3, 3), "b": normal(4, 1, 1), "c": normal(16, 3)}
+    masks = {"a": jnp.ones((4, 2, 3, 3), bool), "b": None, "c": jnp.ones((16, 3), bool)}
+    masks["c"] = masks["c"].at[:8].set(False)  # nobody reads the first two channels
+    small = held(
+        jax.vmap(one, (None, 0)),
+        params,
+        normal(2, 2, 4, 4),
+        masks=masks,
+        fold=False,
+        shapes={"a": (2, 2, 3, 3), "b": (2, 1, 1), "c": (8, 3)},
+    )
+    assert small.difference < 1e-6

@@ -11,8 +11,8 @@ from typing import Any
 from unittest import mock
 
 DATA = ("tensorflow", "tensorflow.io", "tensorflow.io.gfile", "tensorflow_datasets",
-        "flax.metrics.tensorboard", "clu", "clu.metrics")  # fmt: skip
-"""What such modules import to read data and log, and their models do without."""
+        "flax.metrics.tensorboard", "clu", "clu.metrics", "ml_collections")  # fmt: skip
+"""What such modules import to read data, settings and log, and their models do without."""
 
 
 def imported(folder: Path, name: str) -> Any:
