@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
 from lap_jax.batching import Part, for_each
@@ -16,8 +17,8 @@ from lap_jax.graph.layers import Layer
 from lap_jax.graph.shortcuts import direct
 from lap_jax.meshes import as_laid_out, everywhere, sharding_of
 from lap_jax.methods import Method, draws, looks, score_of
-from lap_jax.scoring import lags, scores
-from lap_jax.scoring.kernels import Layout, as_read, layout_of, read
+from lap_jax.scoring import lags, on_host, scores
+from lap_jax.scoring.kernels import Layout, as_kernel, as_read, layout_of, read
 from lap_jax.scoring.norms import near_largest
 from lap_jax.scoring.propagation import Flow, Measured, Propagation, sides
 from lap_jax.scoring.scores import Score, Sides
@@ -83,8 +84,10 @@ def peaks(
     network: Network, names: Sequence[str], masks: Masks | None = None
 ) -> dict[str, jax.Array]:
     """Return the largest ``|w|`` of layers, of the weights that masks leave."""
-    return for_each(_peak, {name: (_how(network, name), (network.kernels[name], _of(masks, name)))
-                            for name in names})  # fmt: skip
+    calls = {
+        name: (_how(network, name), (network.kernels[name], _of(masks, name))) for name in names
+    }
+    return for_each(_peak, calls, _peak_on_host)
 
 
 def flows(
@@ -95,7 +98,7 @@ def flows(
         name: (_how(network, name), (network.kernels[name], tops[name], _of(masks, name)))
         for name in names
     }
-    return for_each(_flow, calls)
+    return for_each(_flow, calls, _flow_on_host)
 
 
 def propagation(network: Network, flows: dict[str, Flow], masks: Masks) -> Propagation:
@@ -128,6 +131,17 @@ def _peak(how: _How, kernel: Part, mask: jax.Array | None) -> jax.Array:
 def _flow(how: _How, kernel: Part, top: jax.Array, mask: jax.Array | None) -> Flow:
     found = scores.flow(how[0].groups, read(how[0], kernel), top, mask)
     return as_laid_out(found, how[1])
+
+
+def _peak_on_host(how: _How, kernel: np.ndarray, mask: np.ndarray | None) -> np.ndarray | None:
+    return None if how[1] else on_host.peak(as_kernel(how[0], kernel), mask)
+
+
+def _flow_on_host(
+    how: _How, kernel: np.ndarray, top: np.ndarray, mask: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    layout, sharding = how
+    return None if sharding else on_host.flow(layout.groups, as_kernel(layout, kernel), top, mask)
 
 
 def _weigh(
@@ -225,6 +239,21 @@ def staged(
         lambda weights, own, others: scores.read_by_all(score, rule.layouts, weights, own, others),
         (weights, own, others),
     )
+
+
+def staged_on_host(
+    rule: Rule, kernel: np.ndarray, own: tuple[Sides, ...], exact: Any, key: Any, tensors: Any
+) -> np.ndarray | None:
+    """Return what `staged` would compute, to the bit, in NumPy; None where that is not known."""
+    if exact is not None or key is not None or tensors or len(own) > 1:
+        return None
+    layout = rule.layouts[0]
+    if rule.score is scores.magnitude:
+        return np.abs(on_host.widen(as_kernel(layout, kernel)))
+    if rule.score is scores.lookahead and rule.rescale:
+        sides = (None if side is None else np.asarray(side) for side in own[0])
+        return on_host.lookahead(layout, as_kernel(layout, kernel), *sides)
+    return None
 
 
 def _rescaled(side: jax.Array | None) -> jax.Array | None:

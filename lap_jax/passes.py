@@ -24,6 +24,7 @@ from lap_jax.network import (
     layout_over,
     propagation,
     staged,
+    staged_on_host,
     with_tied,
 )
 from lap_jax.scoring.kernels import as_read
@@ -184,5 +185,7 @@ def _selected(
             network, layers, known, seen, rescale
         ).items()
     }  # fmt: skip
-    masks = select(scope, staged, given, kept, draws(network.method) or network.method.lags)
+    masks = select(
+        scope, staged, given, kept, draws(network.method) or network.method.lags, staged_on_host
+    )
     return with_tied(network, masks)

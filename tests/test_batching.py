@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lap_jax.batching import Part, for_each, is_traced, turned
+import lap_jax
+from lap_jax import batching
+from lap_jax.batching import LARGEST_ON_HOST, Part, for_each, is_traced, on_host, turned
+from lap_jax.selection import alike
 from tests.programs import Counting, equations
 
 Calls = dict[Any, tuple[Any, tuple[Any, ...]]]
@@ -199,3 +202,57 @@ def test_a_loop_turns_as_often_either_way(first: int) -> None:
     for under_trace in (False, True):
         found = turned(lambda state: state[0] != 1, turn, start, under_trace)
         assert (int(found[0]), int(found[1])) == (1, wanted)
+
+
+# ---------------------------------------------------------------- twins in NumPy
+
+
+def halved(_: None, x: Any) -> jax.Array:
+    return (x.leaf[x.place] if isinstance(x, Part) else x) / 2
+
+
+def test_a_twin_takes_what_it_can_tell_and_the_program_the_rest() -> None:
+    def twin(_: None, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+        asked.append(x.shape)
+        return x / 4 if x.ndim == 1 else None
+
+    x = jnp.arange(6.0).reshape(2, 3)
+    calls: Calls = {"part": (None, (Part(x, (np.int32(1),)),)), "whole": (None, (x,))}
+    asked: list[tuple[int, ...]] = []
+    found = for_each(halved, calls, twin)
+    assert asked == [(3,), (2, 3)]
+    np.testing.assert_array_equal(found["part"], x[1] / 4)
+    np.testing.assert_array_equal(found["whole"], x / 2)
+    assert all(isinstance(each, jax.Array) for each in found.values())
+    traced = jax.jit(lambda x: for_each(halved, {"x": (None, (x,))}, twin))(x[0])
+    np.testing.assert_array_equal(traced["x"], x[0] / 2)
+    assert len(asked) == 2
+
+
+def test_large_and_spread_arrays_and_those_of_other_devices_are_not_on_the_host() -> None:
+    x = jnp.ones((4, 2))
+    assert on_host((x, None, 3, Part(x, (0,))))
+    large = jnp.zeros((2, LARGEST_ON_HOST), bool)
+    assert not on_host(large)
+    assert on_host(Part(large, (0,)))
+    assert not on_host(jax.device_put(x, jax.devices()[1]))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), "d")
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
+    assert not on_host(jax.device_put(x, spread))
+
+
+@pytest.mark.parametrize("method", ["MP", "LAP", "LAP-backward-seq"])
+def test_masks_are_the_same_by_programs_and_by_numpy(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    params = {
+        "conv": {"kernel": jnp.asarray(rng.normal(size=(3, 3, 2, 4)), jnp.float32)},
+        "dense": {"kernel": jnp.asarray(rng.normal(size=(4, 7)).round(1), jnp.float32)},
+        "tiny": {"kernel": jnp.asarray(1e-38 * rng.normal(size=(7, 5)), jnp.float32)},
+    }
+    graph = lap_jax.chain(params, list(params))
+    masks = lap_jax.lookahead_masks(params, graph, 0.6, method=method)
+    for module in (batching, alike):
+        monkeypatch.setattr(module, "on_host", lambda operands: False)
+    chex.assert_trees_all_equal(masks, lap_jax.lookahead_masks(params, graph, 0.6, method=method))

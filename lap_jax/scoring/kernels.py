@@ -48,15 +48,16 @@ def read(layout: Layout, part: Part) -> jax.Array:
     array = part.leaf
     for index in part.place:
         array = lax.dynamic_index_in_dim(array, index, 0, keepdims=False)
-    return _as_kernel(layout, array)
+    return as_kernel(layout, array)
 
 
 def kernel_of(layer: Layer, leaf: Any) -> Any:
     """Return a layer's part of a leaf, NumPy or JAX, as ``(*window, in / groups, out)``."""
-    return _as_kernel(layout_of(layer), leaf[layer.place] if layer.place else leaf)
+    return as_kernel(layout_of(layer), leaf[layer.place] if layer.place else leaf)
 
 
-def _as_kernel(layout: Layout, array: Any) -> Any:
+def as_kernel(layout: Layout, array: Any) -> Any:
+    """Return a part of a leaf, NumPy or JAX, as ``(*window, in / groups, out)``."""
     if not layout.split:
         return array
     return array.reshape(layout.split).transpose(layout.order).reshape(layout.shape)
@@ -74,7 +75,7 @@ def in_leaf(layout: Layout, kernel: jax.Array, shape: tuple[int, ...]) -> jax.Ar
 def as_read(first: Layout, again: Layout, kernel: jax.Array) -> jax.Array:
     """Bring an array from one shape in which weights are read to another."""
     if again.split:
-        return _as_kernel(again, in_leaf(first, kernel, (math.prod(first.shape),)))
+        return as_kernel(again, in_leaf(first, kernel, (math.prod(first.shape),)))
     return in_leaf(first, kernel, again.shape)
 
 

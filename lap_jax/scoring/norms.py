@@ -59,7 +59,7 @@ def _add_up(arrays: tuple[jax.Array, ...], axis: int, first: Callable[..., jax.A
     """
     axis %= arrays[0].ndim
     while (size := arrays[0].shape[axis]) > 1:
-        count = size if size <= _AT_ONCE else _count(size)
+        count = slices_at_once(size)
         splits = [_split(x, axis, count) for x in arrays]
         parts = [
             first(*(lax.index_in_dim(x, place, axis + 1, keepdims=False) for x in splits))
@@ -82,11 +82,13 @@ def _split(x: jax.Array, axis: int, count: int) -> jax.Array:
     return x.reshape(*x.shape[:axis], -1, count, *x.shape[axis + 1 :])
 
 
-def _count(size: int) -> int:
+def slices_at_once(size: int) -> int:
     """Return how many neighbours to add up at a time: odd factors first, powers of two last.
 
     The powers of two are what the number of devices divides.
     """
+    if size <= _AT_ONCE:
+        return size
     return next((factor for factor in (9, 7, 5, 3) if size % factor == 0), 8)
 
 

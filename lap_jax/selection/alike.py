@@ -1,9 +1,10 @@
-"""Layers of about one size share the search for their largest scores.
+"""Small layers share the search for their largest scores, or it is NumPy's.
 
 That search is what takes longest to compile. A program that scores a layer and searches, pass by
 pass, is one per shape: of a convolutional network with thirty shapes, most of the time that the
-first masks take. Here scores of small layers are written to memory once, filled up to one of few
-sizes, and searched there; what is written anew for each shape is only how they are scored.
+first masks take. Here scores of small layers are written to memory once. In the host's memory NumPy
+finds the largest, which takes less than the program's passes; elsewhere they are filled up to one
+of few sizes, and searched there.
 
 The masks are the same: what fills up takes no part, and lies behind all that does.
 """
@@ -19,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lap_jax.batching import for_each, is_traced
-from lap_jax.selection.top_k import keep_largest
+from lap_jax.batching import as_numpy, for_each, is_traced, on_host
+from lap_jax.selection.top_k import keep_largest, largest_on_host
 
 LARGEST = 2**20
 """Weights of a layer beyond which writing its scores costs more than compiling for it alone."""
@@ -52,6 +53,7 @@ def select_alike(
     layers: Mapping[str, tuple[Hashable, tuple[Any, ...], jax.Array | None]],
     shapes: Mapping[str, tuple[int, ...]],
     kept: Mapping[str, Any],
+    twin: Callable[..., np.ndarray | None] | None = None,
 ) -> dict[str, jax.Array]:
     """Return the masks of the largest scores of each layer.
 
@@ -60,10 +62,44 @@ def select_alike(
       layers: by name, its settings, its inputs, and the weights that take part (None: all).
       shapes: of the kernels.
       kept: how many weights are to stay.
+      twin: gives the scores of settings and inputs in NumPy, or None where it cannot tell them.
 
     Returns:
       ``{layer name: boolean array of the kernel's shape}``.
     """
+    found = {
+        name: _on_host(stage, twin, settings, inputs, where, int(kept[name]))
+        for name, (settings, inputs, where) in layers.items()
+        if on_host((inputs, where))
+    }
+    masks: dict[str, jax.Array] = jax.device_put(found)
+    elsewhere = {name: call for name, call in layers.items() if name not in found}
+    return masks | _searched_together(stage, elsewhere, shapes, kept)
+
+
+def _on_host(
+    stage: Callable[..., Any], twin: Callable[..., np.ndarray | None] | None, settings: Hashable,
+    inputs: tuple[Any, ...], where: jax.Array | None, kept: int,
+) -> np.ndarray:  # fmt: skip
+    scores = None if twin is None else twin(settings, *as_numpy(inputs))
+    if scores is None:
+        (scores,) = as_numpy(for_each(_scored, {"": ((stage, settings), inputs)})).values()
+    return largest_on_host(scores, kept, None if where is None else np.asarray(where))
+
+
+def _scored(how: tuple[Callable[..., Any], Hashable], *inputs: Any) -> jax.Array:
+    stage, settings = how
+    function, operands = stage(settings, *inputs)
+    return function(*operands)
+
+
+def _searched_together(
+    stage: Callable[..., Any],
+    layers: Mapping[str, tuple[Hashable, tuple[Any, ...], jax.Array | None]],
+    shapes: Mapping[str, tuple[int, ...]],
+    kept: Mapping[str, Any],
+) -> dict[str, jax.Array]:
+    """Return the masks of layers by one search for each size that they are filled up to."""
     scored = for_each(_filled_up, {
         name: ((stage, settings), (inputs, where))
         for name, (settings, inputs, where) in layers.items()

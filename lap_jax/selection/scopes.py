@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Sharding
 
@@ -123,6 +124,7 @@ def select(
     layers: Mapping[str, LayerScores],
     kept: Any,
     in_memory: bool = False,
+    twin: Callable[..., np.ndarray | None] | None = None,
 ) -> dict[str, jax.Array]:
     """Return the masks of the largest scores.
 
@@ -132,6 +134,7 @@ def select(
       layers: the scores of each layer.
       kept: from `kept_units`, by layer (global: one); may be traced.
       in_memory: whether scores are better kept than computed in each pass.
+      twin: the same scores in NumPy, to the bit; it gives None where it cannot tell.
 
     Returns:
       ``{layer name: boolean array of the kernel's shape}``.
@@ -145,7 +148,7 @@ def select(
         and shares(each.shape, (each.inputs, each.where, counts[name]))
     }  # fmt: skip
     shapes = {name: layers[name].shape for name in alike}
-    masks = select_alike(stage, alike, shapes, counts)
+    masks = select_alike(stage, alike, shapes, counts, twin)
     calls = {
         name: ((scope, stage, each.settings, each.shape, each.sharding),
                (each.inputs, each.where, counts[name]))

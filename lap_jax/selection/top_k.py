@@ -55,6 +55,19 @@ def keep_largest(
     return largest(lambda scores, where: (scores, where), (scores, where), k)
 
 
+def largest_on_host(scores: np.ndarray, k: int, where: np.ndarray | None = None) -> np.ndarray:
+    """Return the mask of `keep_largest`, of NumPy arrays."""
+    keys = np.abs(scores.reshape(-1)).view(_WORDS[scores.dtype.name])
+    if where is not None:
+        keys = np.where(where.reshape(-1), keys, -1)
+    if k == 0:
+        return np.zeros(scores.shape, bool)
+    least = np.partition(keys, keys.size - k)[keys.size - k]
+    mask = keys > least
+    mask[np.flatnonzero(keys == least)[: k - int(mask.sum())]] = True
+    return mask.reshape(scores.shape)
+
+
 Scored = Callable[..., tuple[jax.Array, jax.Array | None]]
 """Gives scores, and where they take part (None: everywhere)."""
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lap_jax.selection import alike
 from lap_jax.selection.alike import LARGEST, filled, select_alike, shares
 from tests.programs import Counting
 
@@ -34,6 +35,15 @@ def largest(scores: np.ndarray, k: int) -> np.ndarray:
     return mask.reshape(scores.shape)
 
 
+@pytest.fixture(params=["on the host", "elsewhere"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where arrays are taken to lie."""
+    if request.param == "elsewhere":
+        monkeypatch.setattr(alike, "on_host", lambda operands: False)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_exactly_as_many_stay_and_of_equals_the_first(share: float) -> None:
     layers = given(0, SHAPES)
@@ -43,6 +53,7 @@ def test_exactly_as_many_stay_and_of_equals_the_first(share: float) -> None:
         np.testing.assert_array_equal(masks[name], largest(np.asarray(scores), int(kept[name])))
 
 
+@pytest.mark.usefixtures("place")
 def test_what_takes_no_part_comes_after_zeros() -> None:
     scores = jnp.asarray([[0.0, 5.0, 0.0], [5.0, 1.0, 0.0]])
     where = jnp.asarray([[True, False, True], [False, True, True]])
@@ -53,7 +64,7 @@ def test_what_takes_no_part_comes_after_zeros() -> None:
 
 
 def test_a_layer_of_a_new_shape_does_not_compile_the_search_again(
-    count_compilations: Counting,
+    count_compilations: Counting, place: str
 ) -> None:
     kept = dict.fromkeys(SHAPES, np.uint32(3))
     select_alike(doubled, given(1, SHAPES), SHAPES, kept)
@@ -61,7 +72,25 @@ def test_a_layer_of_a_new_shape_does_not_compile_the_search_again(
     layers = given(1, shapes)
     with count_compilations() as compiled:
         select_alike(doubled, layers, shapes, kept)
-    assert 0 < len(compiled) <= 2 * len(shapes), compiled
+    programs = {"on the host": 1, "elsewhere": 2}[place]
+    assert 0 < len(compiled) <= programs * len(shapes), compiled
+
+
+def test_scores_that_a_twin_tells_compile_nothing(count_compilations: Counting) -> None:
+    shapes = {"a": (3, 5, 2), "b": (2, 7, 4, 3)}
+    layers = given(2, shapes)
+    kept = dict.fromkeys(shapes, np.uint32(7))
+
+    def twin(factor: float, x: np.ndarray) -> np.ndarray | None:
+        return np.float32(factor) * x if x.ndim > 3 else None
+
+    wanted = select_alike(doubled, layers, shapes, kept)
+    with count_compilations() as compiled:
+        masks = select_alike(doubled, layers, shapes, kept, twin)
+    assert compiled == []
+    for name in shapes:
+        np.testing.assert_array_equal(masks[name], wanted[name])
+        assert isinstance(masks[name], jax.Array)
 
 
 def test_sizes_are_filled_up_to_few() -> None:
