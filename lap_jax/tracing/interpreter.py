@@ -25,6 +25,8 @@ class Interpreter(NamedTuple):
       branches: ``(equation, values in, runs) -> values out`` of `cond`; one ``run`` a branch.
       loop: ``(equation, values in, run) -> values out`` of `scan`; ``run(values)`` reads its body.
       calls: source lines of the calls that are being read, outermost first.
+      counted: ``(equation, values in) -> equation`` of `while`: the `scan` of as many steps, which
+        takes the last of the values, or as it is.
     """
 
     literal: Callable[[Any], Any]
@@ -33,6 +35,7 @@ class Interpreter(NamedTuple):
     branches: Callable[[JaxprEqn, list[Any], Sequence[Run]], Sequence[Any]]
     loop: Callable[[JaxprEqn, list[Any], Run], Sequence[Any]]
     calls: list[str]
+    counted: Callable[[JaxprEqn, list[Any]], JaxprEqn] = lambda equation, _: equation
 
 
 def read(interpreter: Interpreter, closed: Program, values: Sequence[Any]) -> list[Any]:
@@ -50,6 +53,9 @@ def read(interpreter: Interpreter, closed: Program, values: Sequence[Any]) -> li
     for equation in jaxpr.eqns:
         del interpreter.calls[depth:]
         arguments = [value(atom) for atom in equation.invars]
+        if equation.primitive.name == "while":
+            equation = interpreter.counted(equation, arguments)
+            arguments = arguments[len(arguments) - len(equation.invars) :]
         run = [functools.partial(read, interpreter, inner) for inner in programs(equation)]
         match equation.primitive.name:
             case "scan":

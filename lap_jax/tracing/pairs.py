@@ -100,7 +100,10 @@ def pair_interpreter(
         seen = graph.loop(eqn, seen_in(values), seen_by(programs(eqn)[0]))
         return evaluated(eqn, values, seen)
 
-    return Interpreter(literal, equation, call, branches, loop, builder.calls)
+    def counted(eqn: JaxprEqn, values: list[Pair]) -> JaxprEqn:
+        return graph.counted(eqn, seen_in(values))
+
+    return Interpreter(literal, equation, call, branches, loop, builder.calls, counted)
 
 
 def by_channel(values: jax.Array, ids: np.ndarray, size: int) -> jax.Array:

@@ -14,6 +14,7 @@ from lap_jax.tracing.arithmetic import ARITHMETIC, COMPARISON, ELEMENTWISE, Rule
 from lap_jax.tracing.builder import GraphBuilder
 from lap_jax.tracing.choosing import CHOOSING
 from lap_jax.tracing.contracting import CONTRACTING
+from lap_jax.tracing.counting import counted
 from lap_jax.tracing.interpreter import Interpreter, Run, out_shapes
 from lap_jax.tracing.looping import branch, loop
 from lap_jax.tracing.making import MAKING, entrywise
@@ -76,7 +77,15 @@ def graph_interpreter(builder: GraphBuilder) -> Interpreter:
         branches=functools.partial(branch, builder),
         loop=functools.partial(loop, builder),
         calls=builder.calls,
+        counted=lambda eqn, values: counted(eqn, [_number(value) for value in values]),
     )
+
+
+def _number(value: Value) -> Any:
+    """Return the number that a value is, if it is one and known."""
+    if isinstance(value, FromParams) and value.compute is not None and value.shape == ():
+        return value.compute()
+    return None
 
 
 def _literal(value: Any) -> FromParams:
