@@ -33,10 +33,12 @@ from lap_jax.tracing.values import (
     joined,
     moved,
 )
+from lap_jax.tracing.views import View
 
 if TYPE_CHECKING:
     from jax.extend.core import JaxprEqn
 
+_SCALES = "it multiplies a kernel"
 NOT_READ = "its kernel is not just one parameter or a part of it, and is not in the graph"
 
 
@@ -124,12 +126,25 @@ def not_read(
     builder: GraphBuilder, eqn: JaxprEqn, value: Traced, kernel: FromParams,
     shape: tuple[int, ...], why: str = NOT_READ,
 ) -> Traced:  # fmt: skip
-    """Lose all channels at a kernel that is made of parameters in another way."""
-    names = [leaf.removesuffix("/kernel") for leaf in sorted(kernel.leaves)]
-    builder.report(Break("", eqn.primitive.name, builder.where(eqn), why), names, names)
-    builder.leave(kernel.leaves, why, builder.where(eqn))
-    found = builder.barrier(eqn, [value, kernel], why)[0]
+    """Lose all channels at a kernel that is made of parameters in another way.
+
+    Of integers times a scale, the scale is none: it is listed as what it is.
+    """
+    made, line = kernel.made, builder.where(eqn)
+    gain = made.gain if isinstance(made, Entries) else ()
+    scales = frozenset(power.view.leaf for power in gain)
+    names = [leaf.removesuffix("/kernel") for leaf in sorted(kernel.leaves - scales)]
+    builder.report(Break("", eqn.primitive.name, line, why), names, names)
+    builder.leave(scales, _SCALES, line, False)
+    builder.leave(kernel.leaves - scales, why, line)
+    others = FromParams(kernel.shape, None, others=kernel.leaves - scales)
+    found = builder.barrier(eqn, [value, others], why)[0]
     return found._replace(shape=shape)
+
+
+def _why_not(builder: GraphBuilder, view: View) -> str:
+    """Return why a leaf, entry by entry, is no layer."""
+    return NOT_READ if view.leaf in builder.kernels else "its kernel is no floating-point leaf"
 
 
 def convolved(
@@ -191,8 +206,7 @@ def _layer(
     if view.leaf in builder.kernels:
         layer = layer_of(builder, view, roles)
     if layer is None:
-        why = NOT_READ if view.leaf in builder.kernels else "its kernel is no floating-point leaf"
-        return not_read(builder, eqn, value, params, shape, why)
+        return not_read(builder, eqn, value, params, shape, _why_not(builder, view))
     before, after = _gains(builder, layer, eqn, made, kernel, gone, (*batch, *free))
     for power in before:
         spread = _spread(power, kernel, (*batch, *gone), x.labels, value.shape)
@@ -225,7 +239,8 @@ def _convolution(
     if view.leaf in builder.kernels and params["batch_group_count"] == 1:
         layer = layer_of(builder, unturned, [window, (into,), (), (out,)], strides, groups)
     if layer is None:
-        return not_read(builder, eqn, value, kernel.value, shape)
+        why = _why_not(builder, view)
+        return not_read(builder, eqn, value, kernel.value, shape, why)
     uneven = max(params["rhs_dilation"], default=1) > 1 or len(set(params["window_strides"])) > 1
     if uneven or unturned != view:
         builder.layers[layer] = replace(builder.layers[layer], strides=0)
@@ -247,7 +262,7 @@ def _gains(
     """Return what scales a kernel's inputs, and its outputs; note what scales it otherwise."""
     before, after, exact = [], [], made.exact
     leaves = [power.view.leaf for power in made.gain]
-    builder.leave(leaves, "it multiplies a kernel", builder.where(eqn), False)
+    builder.leave(leaves, _SCALES, builder.where(eqn), False)
     for power in made.gain:
         pairs = zip(kernel.labels, power.view.shape, power.view.strides, strict=True)
         along = {label for label, size, by in pairs if by and size > 1}

@@ -142,11 +142,38 @@ def test_two_kernels_multiplied_entry_by_entry_are_not_read() -> None:
     assert "its kernel is not just one parameter" in graph.unread[0].why
 
 
-def test_integers_are_not_pruned() -> None:
-    params = {"first": jnp.ones((5, 4)), "q": jnp.ones((4, 3), jnp.int8), "s": jnp.ones((3,))}
-    graph = lap_jax.trace(
-        lambda p, x: x @ p["first"] @ (p["q"].astype(jnp.float32) * p["s"]), params, X
-    )
-    assert graph.names == ("first",)
-    (unread,) = graph.unread
-    assert (unread.path, unread.why) == ("q", "its kernel is no floating-point leaf")
+WHOLE: dict[str, Callable[[Any, jax.Array], jax.Array]] = {
+    "a scale each output": lambda p, h: h @ (p["q"].astype(jnp.float32) * p["s"]),
+    "a scale each input": lambda p, h: h @ (p["q"].astype(jnp.float32) * p["in"]),
+    "one scale": lambda p, h: h @ (p["q"].astype(jnp.float32) * p["one"]),
+    "scaled behind it": lambda p, h: (h @ p["q"].astype(jnp.float32)) * p["s"],
+    "convolved": lambda p, h: lax.conv_general_dilated(
+        h[:, None], (p["q"].astype(jnp.float32) * p["s"])[None], (1,), "SAME",
+        dimension_numbers=("NHC", "HIO", "NHC"),
+    )[:, 0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_integers_are_not_pruned_and_lose_nothing_in_silence(case: str) -> None:
+    params = {
+        "first": jnp.ones((6, 5)), "q": jnp.ones((5, 4), jnp.int8), "s": jnp.ones((4,)),
+        "in": jnp.ones((5, 1)), "one": jnp.ones(()), "last": jnp.ones((4, 2)),
+    }  # fmt: skip
+
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(WHOLE[case](p, jax.nn.relu(x @ p["first"]))) @ p["last"]
+
+    graph = lap_jax.trace(model, params, jnp.ones((3, 6)))
+    assert graph.names == ("first", "last")
+    assert graph.into("last") == graph.out_of("first") == ()
+    why = "its kernel is no floating-point leaf"
+    (weight,) = (each for each in graph.unread if each.is_weight)
+    assert (weight.path, weight.why) == ("q", why)
+    if case == "a scale each input":
+        assert {each.path: each.why for each in graph.unread}["in"] == "it multiplies a kernel"
+    (barrier,) = graph.barriers
+    assert set(barrier.before) == {"q", "first"}
+    assert set(barrier.after) == {"q", "last"}
+    with pytest.warns(UserWarning, match="1 leaf is not in the graph, and not pruned: q"):
+        lap_jax.lookahead_masks(params, graph, 0.5)
