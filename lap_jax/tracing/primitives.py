@@ -134,7 +134,9 @@ def _leave(builder: GraphBuilder, eqn: JaxprEqn, values: Sequence[Value]) -> Non
         elif name in _BESIDE or name in ELEMENTWISE or name in SCATTERING:
             beside(builder, values, line)
         if name in ("mul", "div"):
-            builder.leave(value.leaves, "it multiplies channels", line, _is_matrix(value))
+            matrix = _is_matrix(value)
+            why = "it is multiplied with data entry by entry, as a modulated kernel is: not read"
+            builder.leave(value.leaves, why if matrix else "it multiplies channels", line, matrix)
         elif name in _BESIDE:
             by_position = any(_by_position(value, other) for other in traced(values))
             why = "it is a bias: an activation is added to it, or put beside it or in its place"

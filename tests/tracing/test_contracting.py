@@ -187,3 +187,52 @@ def test_a_single_query_weighs_positions() -> None:
     (product,) = graph.junctions
     assert graph.ends_at_positions(product.name)
     assert pairs(graph, "c", "d") == {(i, i) for i in range(4)}
+
+
+# ---------------------------------------------------------------- kernels that data scale
+
+
+def modulated(w: jax.Array, style: jax.Array) -> jax.Array:
+    """A kernel whose inputs are scaled by a style, over its own norm (StyleGAN2)."""
+    k = w * style[:, None]
+    return k * jax.lax.rsqrt((k**2).sum((0, 1, 2)) + 1e-8)
+
+
+def one_by_one(w: jax.Array, h: jax.Array, styles: jax.Array) -> jax.Array:
+    return jax.vmap(lambda h, style: convolved(h[None], modulated(w, style), 1)[0])(h, styles)
+
+
+def in_groups(w: jax.Array, h: jax.Array, styles: jax.Array) -> jax.Array:
+    kernels = jnp.concatenate([modulated(w, style) for style in styles], -1)
+    side_by_side = jnp.concatenate(list(h), -1)[None]
+    return jnp.stack(jnp.split(convolved(side_by_side, kernels, len(h))[0], len(h), -1))
+
+
+def convolved(h: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        h, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("modulate", [one_by_one, in_groups])
+def test_a_kernel_that_data_scale_is_listed_behind_a_barrier(modulate: Any) -> None:
+    params = kernels((3, 3, 2, 5), (7, 5), (3, 3, 5, 4), (4, 2))
+
+    def model(p: Any, x: jax.Array, z: jax.Array) -> jax.Array:
+        h = jax.nn.relu(convolved(x, w(p, "a"), 1))
+        h = modulate(w(p, "c"), h, z @ w(p, "b") + 1)
+        return jax.nn.relu(h).mean((1, 2)) @ w(p, "d")
+
+    graph = lap_jax.trace(model, params, jnp.ones((2, 4, 4, 2)), jnp.ones((2, 7)))
+    assert set(graph.names) == {"a", "b", "d"}
+    (unread,) = graph.unread
+    assert (unread.path, unread.is_weight) == ("c/kernel", True)
+    assert (
+        unread.why
+        == "it is multiplied with data entry by entry, as a modulated kernel is: not read"
+    )
+    (barrier,) = graph.barriers
+    assert barrier.why == "the kernel depends on the data"
+    assert set(barrier.before) == {"a", "b"}
+    assert barrier.after == ("d",)
