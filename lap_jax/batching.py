@@ -104,10 +104,13 @@ def on_host(operands: Any) -> bool:
 
 
 def as_numpy(operands: Any) -> Any:
-    """Return a tree of arrays and parts as NumPy arrays."""
+    """Return a tree of arrays and parts as NumPy arrays; random keys stay what they are."""
 
     def seen(leaf: Any) -> Any:
-        return np.asarray(leaf.leaf)[leaf.place] if _is_part(leaf) else np.asarray(leaf)
+        if _is_part(leaf):
+            return np.asarray(leaf.leaf)[leaf.place]
+        is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended)
+        return leaf if is_key else np.asarray(leaf)
 
     return jax.tree.map(seen, operands, is_leaf=_is_part)
 

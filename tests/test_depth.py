@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lap_jax import Edge, Graph, Layer, Measured, Method, Scope, chain, lookahead_masks
+from lap_jax import Edge, Graph, Layer, Measured, Method, Scope, batching, chain, lookahead_masks
+from lap_jax.selection import alike
 from tests.programs import Counting, work
 
 FEW, MANY = 4, 16
@@ -98,8 +99,12 @@ def deep(setting: str, depth: int, width: int) -> Deep:
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_programs_of_few_layers_serve_many(setting: str, count_compilations: Counting) -> None:
+def test_programs_of_few_layers_serve_many(
+    setting: str, count_compilations: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The ends and the middle of a network have shapes, and so programs, of their own."""
+    for module in (batching, alike):  # as of layers that are large, or lie elsewhere
+        monkeypatch.setattr(module, "on_host", lambda operands: False)
     width = 37 + list(SETTINGS).index(setting)  # of no other test
     counts = []
     for depth in (FEW, MANY):
@@ -114,6 +119,15 @@ def test_programs_of_few_layers_serve_many(setting: str, count_compilations: Cou
     assert counts[0] > 0
     # A stacked leaf has the depth in its shape.
     assert counts[1] <= (counts[0] if setting.startswith("stacked") else 0), counts
+
+
+def test_masks_by_magnitude_of_small_layers_compile_nothing(
+    count_compilations: Counting,
+) -> None:
+    params, graph = plain(FEW, 61)  # a width of no other test
+    with count_compilations() as compiled:
+        lookahead_masks(params, graph, 0.5, method="MP")
+    assert compiled == []
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
