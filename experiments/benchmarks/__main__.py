@@ -18,6 +18,7 @@ from experiments.benchmarks.accuracy import Accuracy, accuracy
 from experiments.benchmarks.distortion import Distortion, distortion
 from experiments.benchmarks.first_call import FirstCall, first_call
 from experiments.benchmarks.models.command import Models, models
+from experiments.benchmarks.retraining import Retraining, retraining
 from experiments.benchmarks.scale import Scale, scale
 from experiments.benchmarks.shrinking import Shrink, shrink
 from experiments.benchmarks.training import Training, training
@@ -65,7 +66,7 @@ class Masks:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     command = tyro.cli(
-        Masks | Models | FirstCall | Scale | Training | Distortion | Accuracy | Shrink,
+        Masks | Models | FirstCall | Scale | Training | Retraining | Distortion | Accuracy | Shrink,
         prog="python -m experiments.benchmarks",
         args=arguments,
     )
@@ -82,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif isinstance(command, Training):
             one_device_per_core()
             print(training(command))
+        elif isinstance(command, Retraining):
+            print(retraining(command))
         elif isinstance(command, Distortion):
             print(distortion(command))
         elif isinstance(command, Accuracy):
