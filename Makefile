@@ -14,7 +14,7 @@ demo: .venv/installed
 test: .venv/installed
 	$(RUN) -m pytest -n auto --dist loadfile
 
-# Half an hour and more: a sweep that is killed at thirty random moments, and the long ones of others
+# An hour and more: a sweep that is killed at thirty random moments, and the long ones of others
 # (tests/slow.txt).
 test-slow: .venv/installed
 	$(RUN) -m pytest -m slow

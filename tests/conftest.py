@@ -72,7 +72,7 @@ def count_compilations() -> Callable[[], contextlib.AbstractContextManager[list[
 
 
 SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text().splitlines())
-"""Tests of more than five seconds of CPU, measured one by one; others like them are quick."""
+"""Tests of more than two seconds of CPU beside other work; others like them are quick."""
 
 
 @pytest.hookimpl(tryfirst=True)

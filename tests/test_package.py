@@ -5,6 +5,7 @@ import doctest
 import importlib
 import itertools
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -280,3 +281,14 @@ def test_the_first_example_goes_all_the_way() -> None:
     first = blocks_of("README.md")[0]
     for name in ("trace", "lookahead_masks", "keep_pruned", "shrink"):
         assert name in first
+
+
+@pytest.mark.slow
+def test_every_name_in_the_list_of_long_tests_is_a_test() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "slow"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    listed = (ROOT / "tests/slow.txt").read_text().splitlines()
+    assert set(listed) <= set(done.stdout.splitlines())
+    assert listed == sorted(set(listed))

@@ -1,5 +1,6 @@
 """Several processes that each hold a part of the parameters make the masks of one process."""
 
+import itertools
 import os
 import signal
 import socket
@@ -77,29 +78,16 @@ def read_parts(path: Path) -> list[Part]:
         return found
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(2, 2), pytest.param((4, 1), marks=pytest.mark.slow)],
-    ids="{0[0]}x{0[1]}".format,
-)
-def found(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> list[list[Part]]:
-    """What each of the processes wrote."""
-    count, devices = request.param
-    out = tmp_path_factory.mktemp("processes")
-    run_together(count, devices, out)
-    return [read_parts(out / f"{i}.npz") for i in range(count)]
-
-
-@pytest.mark.parametrize(("method", "layout"), RUNS)
-def test_processes_make_the_masks_of_one(found: list[list[Part]], method: str, layout: str) -> None:
+@pytest.mark.parametrize(("count", "devices"), [(2, 2), pytest.param(4, 1, marks=pytest.mark.slow)])
+def test_processes_make_the_masks_of_one(count: int, devices: int, tmp_path: Path) -> None:
+    run_together(count, devices, tmp_path)
+    found = [part for i in range(count) for part in read_parts(tmp_path / f"{i}.npz")]
     params = processes.parameters()
-    wanted = processes.masks(params, method)
-    jitted = [f"{method} {layout} jitted"] if (method, layout) in JITTED else []
-    for run in [f"{method} {layout}", *jitted]:
-        for layer in params:
-            parts = [p for held in found for p in held if (p.run, p.layer) == (run, layer)]
+    for method, layout in RUNS[count]:
+        wanted = processes.masks(params, method)
+        jitted = [f"{method} {layout} jitted"] if (method, layout) in JITTED else []
+        for run, layer in itertools.product([f"{method} {layout}", *jitted], params):
+            parts = [part for part in found if (part.run, part.layer) == (run, layer)]
             mask = np.asarray(wanted[layer]["kernel"])
             covered = np.zeros(mask.shape, bool)
             for part in parts:

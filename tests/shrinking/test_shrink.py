@@ -197,7 +197,7 @@ def test_a_wrong_small_network_would_be_noticed(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_bias_spread_over_a_window_by_hand_is_trained_on() -> None:
     """As Equinox adds it: of shape [channels, 1, 1], to one example at a time."""
-    window = {"padding": "VALID", "dimension_numbers": ("NCHW", "OIHW", "NCHW")}
+    window: dict[str, Any] = {"padding": "VALID", "dimension_numbers": ("NCHW", "OIHW", "NCHW")}
 
     def one(p: Any, x: jax.Array) -> jax.Array:
         y = jax.lax.conv_general_dilated(x[None], p["a"], (1, 1), **window)[0]
@@ -205,8 +205,8 @@ def test_a_bias_spread_over_a_window_by_hand_is_trained_on() -> None:
         return y.ravel() @ p["c"]
 
     params = {"a": normal(4, 2, 3, 3), "b": normal(4, 1, 1), "c": normal(16, 3)}
-    masks = {"a": jnp.ones((4, 2, 3, 3), bool), "b": None, "c": jnp.ones((16, 3), bool)}
-    masks["c"] = masks["c"].at[:8].set(False)  # nobody reads the first two channels
+    read = jnp.ones((16, 3), bool).at[:8].set(False)  # nobody reads the first two channels
+    masks = {"a": jnp.ones((4, 2, 3, 3), bool), "b": None, "c": read}
     small = held(
         jax.vmap(one, (None, 0)),
         params,
