@@ -108,7 +108,7 @@ def test_under_vmap_each_network_ends_by_itself() -> None:
 @pytest.mark.parametrize(
     "scope",
     [Scope("global"), Scope(unit="channel", outputs=True), Scope(unit=(2, 2)), Scope(group=(1, 2))],
-    ids=str,
+    ids=["global", "channel", "block", "group"],
 )
 def test_scopes_keep_their_counts_and_waste_no_more(scope: Scope) -> None:
     params = tailed(7)

@@ -128,7 +128,7 @@ def test_scores_of_gradients_are_what_the_function_says() -> None:
     "scope",
     [Scope(), Scope("global"), Scope("global", "none"), Scope(unit="channel", outputs=True),
      Scope(unit=(2, 2)), Scope(group=(2, 4))],
-    ids=str,
+    ids=["layer", "global", "as they are", "channel", "block", "group"],
 )  # fmt: skip
 def test_own_scores_go_with_every_scope_and_in_steps(scope: Scope) -> None:
     """Scores that look at no neighbour are the same in each step."""
