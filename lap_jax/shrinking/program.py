@@ -65,9 +65,9 @@ def run(
         elif number in listing.constants:  # such as a random key
             return listing.constants[number]
         else:  # constant wherever it is needed
-            nothing = tuple(np.zeros(len(own), bool) for own in want)
-            zero = jnp.zeros([0] * len(want), known.dtype)
-            found = brought(zero, nothing, want, known.fills)
+            constant = next(i for i, own in enumerate(want) if not (own & known.varies(i)).any())
+            nothing = tuple(own & (i != constant) for i, own in enumerate(want))
+            found = brought(jnp.zeros(sizes(nothing), known.dtype), nothing, want, known.fills)
         return widened(found) if wide else found
 
     for step, wants in zip(listing.steps, plan.wants, strict=True):

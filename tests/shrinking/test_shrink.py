@@ -216,3 +216,14 @@ def test_a_bias_spread_over_a_window_by_hand_is_trained_on() -> None:
         shapes={"a": (2, 2, 3, 3), "b": (2, 1, 1), "c": (8, 3)},
     )
     assert small.difference < 1e-6
+
+
+def test_channels_that_are_all_constant_are_so_along_their_own_axis() -> None:
+    """As in MLP-Mixer, which mixes positions: the axis of the channels is not the last one."""
+
+    def mixer(p: Any, x: jax.Array) -> jax.Array:
+        h = jnp.swapaxes(x @ p["a"] + p["b"], 1, 2)  # each channel is its bias
+        return jnp.swapaxes(h @ p["c"], 1, 2)
+
+    params = {"a": jnp.zeros((3, 4)), "b": normal(4), "c": normal(5, 6)}
+    held(mixer, params, normal(2, 5, 3))
