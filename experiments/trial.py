@@ -36,6 +36,7 @@ WAY = (
     "measured",
     "calibration",
     "effective",
+    "steps",
     "scope",
     "repair",
     "rates",
@@ -80,6 +81,7 @@ class Trial:
       same_batches: whether the batches of retraining are the same for every method and level.
       effective: of the method, as in `lap_jax.Method`: kept weights are to lie on a path from input
         to output.
+      steps: of the method, as in `lap_jax.Method`; 0: as many as the method of that name has.
       scope: what competes with what: "global" or "lamp" all weights, scores divided by their norm
         in the layer or as LAMP does; of `GROUPS`, n of each m weights; empty: those of a layer.
       repair: of the pruned network, before retraining: "statistics" sets those of the batch norms
@@ -119,6 +121,7 @@ class Trial:
     same_batches: bool = False
     shrunk: bool = False
     effective: bool = False
+    steps: int = 0
     scope: str = ""
     repair: str = ""
     rates: str = ""
@@ -183,14 +186,15 @@ def choices_of(way: str) -> dict[str, Any]:
             found[name] = True
         elif name == "measured" and value and set(value.split(",")) <= set(MEASURES):
             found[name] = ",".join(each for each in MEASURES if each in value.split(","))
-        elif name == "calibration" and value.isdigit() and int(value):
+        elif name in ("calibration", "steps") and value.isdigit() and int(value):
             found[name] = int(value)
         elif value in {"scope": SCOPES, "repair": REPAIRS, "rates": RATES}.get(name, ()):
             found[name] = value
         else:
             raise ValueError(
                 f"{word!r} in {way!r}: expected graph={'|'.join(GRAPHS)}, horizon=NUMBER|all, "
-                f"lags, effective, measured={','.join(MEASURES)}, calibration=EXAMPLES, "
-                f"scope={'|'.join(SCOPES)}, repair={'|'.join(REPAIRS)} or rates={'|'.join(RATES)}"
+                f"lags, effective, steps=NUMBER, measured={','.join(MEASURES)}, "
+                f"calibration=EXAMPLES, scope={'|'.join(SCOPES)}, repair={'|'.join(REPAIRS)} "
+                f"or rates={'|'.join(RATES)}"
             )
     return found

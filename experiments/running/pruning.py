@@ -102,7 +102,10 @@ def weights_left(trial: Trial, dataset: Dataset) -> dict[str, tuple[int, int]]:
 def method_of(trial: Trial) -> lap_jax.Method:
     """Return the method with the trial's choices."""
     method = method_named(trial.method.removesuffix(SHUFFLED))
-    return method._replace(horizon=trial.horizon, lags=trial.lags, effective=trial.effective)
+    return method._replace(
+        horizon=trial.horizon, lags=trial.lags, effective=trial.effective,
+        steps=trial.steps or method.steps,
+    )  # fmt: skip
 
 
 def scope_of(trial: Trial) -> lap_jax.Scope:

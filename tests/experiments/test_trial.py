@@ -15,7 +15,7 @@ def test_names_are_stable() -> None:
     names = {TRIAL.name, replace(TRIAL, tau=5).name}
     others: dict[str, Any] = {
         "sparsity": 0.5, "graph": "traced", "horizon": "all", "lags": True, "measured": "input",
-        "calibration": 8, "effective": True, "divisor": 2, "side": 8, "train_on": 9,
+        "calibration": 8, "effective": True, "steps": 3, "divisor": 2, "side": 8, "train_on": 9,
         "augment": False, "same_batches": True, "shrunk": True, "widths": "5,5", "scope": "2:4",
         "repair": "channels", "rates": "erk",
     }  # fmt: skip
@@ -41,6 +41,7 @@ def test_a_new_field_at_its_default_leaves_names_as_they_are() -> None:
         "LBP graph=traced measured=input calibration=8",
         "LAP shuffled graph=identity",
         "MP effective",
+        "LAP effective steps=5",
         "LAP graph=traced horizon=all effective",
         "Wanda calibration=8 scope=2:4-outputs",
         "LAP scope=global",

@@ -20,13 +20,14 @@ from experiments.running.pruning import (
     counts,
     graph_of,
     masks_of,
+    method_of,
     module_of,
     repaired,
     shuffled,
     sparsity_of,
 )
 from experiments.running.training import Network
-from experiments.trial import RATES, Trial, as_declared
+from experiments.trial import RATES, Trial, as_declared, choices_of
 
 TRIAL = Trial("linear", "none", "toy", "LAP", 4, 0, 20, 10, 16, 1e-2)
 
@@ -149,6 +150,12 @@ def test_effective_weights_are_counted_and_kept_where_asked_for() -> None:
     assert [layer.kept for layer in plain] == [layer.kept for layer in effective]
     assert all(0 < (layer.effective or 0) < layer.kept for layer in plain)
     assert all(layer.effective == layer.kept for layer in effective)
+
+
+def test_steps_are_those_of_the_way_or_the_methods_own() -> None:
+    found = [method_of(replace(TRIAL, **choices_of(way))).steps for way in
+             ("LAP", "LAP steps=3", "LAP-backward-seq", "LAP-backward-seq steps=1")]  # fmt: skip
+    assert found == [1, 3, 5, 1]
 
 
 def test_what_is_effective_is_told_by_the_network_with_its_shortcuts() -> None:
