@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 
 Function = Callable[..., Any]
-LARGEST_ON_HOST = 2**20
+LARGEST_ON_HOST = 2**18
 """Entries of an array beyond which a program is worth its compiling."""
 
 
