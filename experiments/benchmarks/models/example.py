@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -37,6 +38,11 @@ def leaves_by_path(variables: Any) -> dict[str, Any]:
         return found
     own = {path.removeprefix("params/") for path in found if path.startswith("params/")}
     return {_in_collection(path, own): leaf for path, leaf in found.items()}
+
+
+def count_of(leaves: Mapping[str, Any]) -> int:
+    """Return how many parameters leaves hold; they may be shapes alone."""
+    return sum(math.prod(jnp.shape(leaf)) for leaf in leaves.values())
 
 
 def has_collections(variables: Any) -> bool:

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments.benchmarks.models.claims import judge
-from experiments.benchmarks.models.example import Example, leaves_by_path, stirred
+from experiments.benchmarks.models.example import Example, count_of, leaves_by_path, stirred
 from experiments.benchmarks.models.oracle import reached
 from lap_jax import Graph, lookahead_masks, trace
 
@@ -51,6 +50,11 @@ class Entry(NamedTuple):
     def name(self) -> str:
         """What ``--only`` matches."""
         return f"{self.library}/{self.model}/{self.dtype}"
+
+    def about(self, versions: dict[str, str]) -> dict[str, Any]:
+        """Return what every row says of the entry, whatever is found."""
+        return {"library": self.library, "model": self.model, "dtype": self.dtype,
+                "versions": versions}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,9 +135,7 @@ def found(
       like: of the same model in float32: where the graphs are equal, the masks are, too, and all
         that the oracle would see.
     """
-    about: dict[str, Any] = {
-        "library": entry.library, "model": entry.model, "dtype": entry.dtype, "versions": versions,
-    }  # fmt: skip
+    about = entry.about(versions)
     absent = missing(entry)
     if absent:
         return Row(**about, missing=absent)
@@ -143,7 +145,7 @@ def found(
         with at_most(limit):
             example = entry.build()
             leaves = leaves_by_path(example.variables)
-            about["parameters"] = sum(int(np.prod(jnp.shape(leaf))) for leaf in leaves.values())
+            about["parameters"] = count_of(leaves)
             stage = "trace"
             start = time.process_time()
             graph = trace(example.function, example.variables, *example.inputs)

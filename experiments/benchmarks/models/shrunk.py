@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
-
-from experiments.benchmarks.models.example import Example, leaves_by_path, stirred
+from experiments.benchmarks.models.example import Example, count_of, leaves_by_path, stirred
 from experiments.benchmarks.models.row import LIMIT, Entry, at_most, line, missing
+from experiments.benchmarks.models.sections import sections
 from lap_jax import Graph, Scope, lookahead_masks, neuron_groups, shrink, trace
 
 NEURONS = 0.5
@@ -74,9 +73,7 @@ def shrunk(entry: Entry, versions: dict[str, str], limit: float = LIMIT) -> Shru
       versions: what the row says of them.
       limit: seconds of CPU after which the row ends with what is known by then.
     """
-    about: dict[str, Any] = {
-        "library": entry.library, "model": entry.model, "dtype": entry.dtype, "versions": versions,
-    }  # fmt: skip
+    about = entry.about(versions)
     absent = missing(entry)
     if absent:
         return Shrunk(**about, missing=absent)
@@ -87,7 +84,7 @@ def shrunk(entry: Entry, versions: dict[str, str], limit: float = LIMIT) -> Shru
             example = entry.build()
             example = example._replace(variables=stirred(example.variables))
             leaves = leaves_by_path(example.variables)
-            about["parameters"] = sum(int(np.prod(np.shape(leaf))) for leaf in leaves.values())
+            about["parameters"] = count_of(leaves)
             stage = "trace"
             graph = trace(example.function, example.variables, *example.inputs)
             for stage in ("neurons", "weights"):
@@ -146,15 +143,7 @@ def shrunk_table(rows: Sequence[Shrunk]) -> str:
         f"{len(built) - len(fine)} end in an error. {sum(bool(row.full) for row in fine)} compute "
         f"something at full size. {len(rows) - len(built)} were not there to be tried."
     )
-    parts = ["# Small models", INTRODUCTION, summary]
-    for library in dict.fromkeys(row.library for row in tried):
-        own = [row for row in tried if row.library == library]
-        versions = dict.fromkeys(
-            ", ".join(f"{name} {version}" for name, version in row.versions.items()) for row in own
-        )
-        cells = [HEADER, ("---", "---", *["---:"] * (len(HEADER) - 2)), *map(_cells, own)]
-        lines = "\n".join(f"| {' | '.join(cell)} |" for cell in cells)
-        parts += [f"## {library}", "; ".join(versions), lines]
+    parts = ["# Small models", INTRODUCTION, summary, *sections(tried, HEADER, _cells)]
     notes = [
         f"- {row.library} {row.model}, {row.dtype}: {text}"
         for row in tried

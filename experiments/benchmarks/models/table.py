@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 from experiments.benchmarks.models.row import SPARSITY, Row
+from experiments.benchmarks.models.sections import sections
 from experiments.benchmarks.models.shrunk import Shrunk
 
 R = TypeVar("R", Row, Shrunk)
@@ -36,11 +37,7 @@ and of masks of LAP at {SPARSITY:.0%}."""
 
 def table(rows: Sequence[Row]) -> str:
     """Return Markdown: a table for each library, then what is wrong, model by model."""
-    parts = ["# Models", INTRODUCTION, _summary(rows)]
-    for library in dict.fromkeys(row.library for row in rows):
-        own = [row for row in rows if row.library == library]
-        versions = dict.fromkeys(_versions(row) for row in own)
-        parts += [f"## {library}", "; ".join(versions), _lines(own)]
+    parts = ["# Models", INTRODUCTION, _summary(rows), *sections(rows, HEADER, _cells)]
     details = [text for row in rows for text in _details(row)]
     if details:
         parts += ["## What differs", "\n".join(details)]
@@ -92,15 +89,6 @@ def _summary(rows: Sequence[Row]) -> str:
 def _whole(row: Row) -> bool:
     """Return whether all is read that data meet; positions that are added are not."""
     return not (row.lost or row.unsaid or row.differ or row.barriers or row.error)
-
-
-def _versions(row: Row) -> str:
-    return ", ".join(f"{name} {version}" for name, version in row.versions.items())
-
-
-def _lines(rows: Iterable[Row]) -> str:
-    cells = [HEADER, ("---", "---", *["---:"] * (len(HEADER) - 2)), *map(_cells, rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
