@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 
 from lap_jax.graph.layers import IDENTITY, Edge, Junction, Layer
+from lap_jax.graph.links import Link, components
 from lap_jax.graph.queries import Grouped, reaches, single
 from lap_jax.graph.structure import Structure
 
@@ -44,19 +44,6 @@ class Places:
     def of(self, side: Side) -> np.ndarray:
         """Return the numbers of a side's channels."""
         return np.arange(self.starts[side], self.starts[side] + self.sizes[side])
-
-
-class Link(NamedTuple):
-    """Channels that are one neuron with others: numbers, or a stretch of them, place by place.
-
-    Attributes:
-      one, other: the numbers.
-      distinct: whether no number is there twice on a side.
-    """
-
-    one: np.ndarray | slice
-    other: np.ndarray | slice
-    distinct: bool = False
 
 
 def together(
@@ -189,25 +176,6 @@ def _axes(layer: Layer) -> dict[str, list[tuple[int, int]]]:
             own.append((axis, layer.split[axis]))
         found.append(own)
     return {"in": found[1], "out": found[2]}
-
-
-def components(count: int, links: Sequence[Link]) -> np.ndarray:
-    """Return, of each number, the least that it is connected with.
-
-    Links go from first layers to last: there and back most of all is known.
-    """
-    least = np.arange(count)
-    while True:
-        before = least.copy()
-        for one, other, distinct in (*links, *reversed(links)):
-            meet = np.minimum(least[one], least[other])
-            if distinct:
-                least[one], least[other] = meet, meet
-            else:
-                np.minimum.at(least, one, meet)
-                np.minimum.at(least, other, meet)
-        if np.array_equal(least, before):
-            return least
 
 
 def neurons_by_channel(

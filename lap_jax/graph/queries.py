@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lap_jax.graph.layers import IDENTITY, Edge, Shared
+from lap_jax.graph.links import Link, components
 from lap_jax.graph.structure import Structure
 
 
@@ -37,17 +38,15 @@ def grouped_queries(graph: Structure) -> list[Grouped]:
         if not graph.ends_at_positions(junction.name):
             continue
         own = [each for each in graph.shared if each.source == junction.name]
-        heads = np.arange(junction.size)
-        for each in own:
-            if each.target == junction.name:
-                heads = _joined(heads, *each.pairs.values.T)
+        links = [Link(*each.pairs.values.T) for each in own if each.target == junction.name]
+        heads = components(junction.size, links)
         values = [each for each in own if each.target in graph.parts
                   and each.target != junction.name]  # fmt: skip
-        keys = heads
         for each in values:
             own_channel, value = each.pairs.values.T
             _, first, place = np.unique(value, return_index=True, return_inverse=True)
-            keys = _joined(keys, own_channel, own_channel[first[place]])
+            links.append(Link(own_channel, own_channel[first[place]]))
+        keys = components(junction.size, links)
         if len(np.unique(keys)) == len(np.unique(heads)):
             continue
         names = frozenset(each.target for each in values)
@@ -99,15 +98,3 @@ def _ranks(
     if not any(asked.source == product for asked in graph.asked):
         return ranks, "which inputs a single query brings values to is not known"
     return ranks, ""
-
-
-def _joined(roots: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the least channel that each is connected with once more pairs are."""
-    while True:
-        before = roots
-        meet, roots = np.minimum(roots[one], roots[other]), roots.copy()
-        np.minimum.at(roots, one, meet)
-        np.minimum.at(roots, other, meet)
-        roots = roots[roots]
-        if np.array_equal(roots, before):
-            return roots

@@ -1,38 +1,13 @@
-"""Components against a search from each number; rectangles of leaves with several axes."""
+"""Groups of convolutions; rectangles of leaves with several axes."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import lap_jax
-from lap_jax.graph.components import Link, Places, components, gates_of_many, neurons_by_channel
+from lap_jax.graph.components import Places, gates_of_many, neurons_by_channel
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import Edge, Layer
-
-
-def searched(count: int, pairs: list[tuple[int, int]]) -> list[int]:
-    """The least number that each is connected with, one step at a time."""
-    found = []
-    for start in range(count):
-        seen, waiting = {start}, [start]
-        while waiting:
-            here = waiting.pop()
-            beside = {b for a, b in pairs if a == here} | {a for a, b in pairs if b == here}
-            waiting += beside - seen
-            seen |= beside
-        found.append(min(seen))
-    return found
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_components_are_what_a_search_finds(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    one, other = rng.integers(0, 30, (2, 18))
-    links = [Link(slice(0, 4), slice(10, 14), True), Link(one, other)]
-    pairs = [*zip(range(4), range(10, 14), strict=True),
-             *zip(one.tolist(), other.tolist(), strict=True)]  # fmt: skip
-    assert components(30, links).tolist() == searched(30, pairs)
 
 
 def test_a_depthwise_convolution_passes_a_channel_on_and_a_grouped_one_keeps_groups_whole() -> None:
