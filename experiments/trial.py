@@ -27,7 +27,7 @@ GROUPS = {
 REPAIRS = ("statistics", "channels")
 RATES = ("uniform", "erk", "ideal-gas")
 
-SCOPES = ("global", "lamp", *GROUPS)
+SCOPES = ("global", "lamp", "neuron", *GROUPS)
 
 WAY = (
     "graph",
@@ -83,7 +83,9 @@ class Trial:
         to output.
       steps: of the method, as in `lap_jax.Method`; 0: as many as the method of that name has.
       scope: what competes with what: "global" or "lamp" all weights, scores divided by their norm
-        in the layer or as LAMP does; of `GROUPS`, n of each m weights; empty: those of a layer.
+        in the layer or as LAMP does; "neuron" whole neurons, channels and heads, of the traced
+        network, the same share of each group, until no more parameters are left than the level
+        leaves; of `GROUPS`, n of each m weights; empty: those of a layer.
       repair: of the pruned network, before retraining: "statistics" sets those of the batch norms
         anew (`lap_jax.recalibrate`), "channels" also the scale and shift of what each channel gives
         (`lap_jax.repair`); on as many training examples as ``calibration`` says.

@@ -53,9 +53,10 @@ class Run:
     Wanda, RIA and DaSS are others', and "module:function" is a score of your own. Choices may
     follow: "LAP graph=traced horizon=all" or "LAP lags" look further or more exactly; "MP
     effective" keeps weights on paths from input to output, "MP steps=5" gets there in five passes;
-    "LAP scope=global" compares all layers,
-    "LAP scope=2:4" keeps 2 of each 4 weights, "LAP rates=erk" spreads them over the layers in
-    another way than the level's rule, "LAP repair=channels" is repaired before it is retrained."""
+    "LAP scope=global" compares all layers, "LAP scope=2:4" keeps 2 of each 4 weights, "LAP
+    scope=neuron" removes whole neurons, channels and heads until no more parameters are left than
+    the level leaves, "LAP rates=erk" spreads weights over the layers in another way than the
+    level's rule, "LAP repair=channels" is repaired before it is retrained."""
     taus: tuple[int, ...] | None = None
     """Levels of the rule of Appendix C; by default those of the paper's table of the model."""
     sparsity: tuple[float, ...] = ()

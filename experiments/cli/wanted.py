@@ -106,12 +106,21 @@ def _choices(way: str, command: Run, setting: Setting) -> dict[str, Any]:
     )
     if alone and set(command.schedule) != {"one-shot"}:
         raise BadFlag(f"--methods: {way!r} goes with --schedule one-shot alone")
-    if measured and "graph" not in found and setting.chain:
+    if measured and "graph" not in found and found.get("scope") != "neuron" and setting.chain:
         raise BadFlag(f"--methods: {way!r} needs graph=traced: what is not traced is not measured")
     if "rates" in found and "scope" in found:
         raise BadFlag(f"--methods: {way!r}: a scope spreads weights by itself, without rates")
     if found.get("scope") in ("global", "lamp") and method.order:
         raise BadFlag(f"--methods: {way!r}: a layer after the other does not go with all at once")
+    if found.get("scope") == "neuron" and (
+        {"graph", "effective", "lags"} & found.keys()
+        or found["method"].endswith(SHUFFLED)
+        or method.direction != "both"
+    ):
+        raise BadFlag(
+            f"--methods: {way!r}: whole neurons of the traced network go, by what makes and reads "
+            "them: leave graph, effective, lags, one-sided and shuffled ways out"
+        )
     if found.get("graph") == "identity" and not setting.chain_identity:
         raise BadFlag(f"--methods: {way!r}: {command.model} has no shortcuts")
     return found

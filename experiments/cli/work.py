@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import lap_jax
 from experiments.cli.commands import BadFlag, Run
 from experiments.cli.wanted import trials_of
 from experiments.data import load
@@ -13,7 +14,7 @@ from experiments.data.source import Dataset
 from experiments.reporting import report
 from experiments.running.devices import one_device_per_core
 from experiments.running.progress import Tick, progress
-from experiments.running.pruning import weights_left
+from experiments.running.pruning import neurons_of, weights_left
 from experiments.running.status import write_plan, write_progress
 from experiments.running.sweep import Options, Sweep
 from experiments.store import Result, Store
@@ -89,6 +90,13 @@ def check(trials: Sequence[Trial], dataset: Dataset) -> None:
                     f"--{flag} is {level}: {name} of {trial.model} would keep none of its "
                     f"{size:,} weights; a lower level keeps some"
                 )
+    neurons = {trial.level: trial for trial in trials if trial.scope == "neuron"}
+    for level, trial in neurons.items():
+        try:
+            neurons_of(trial, dataset)
+        except lap_jax.PruningError as error:
+            flag = "sparsity" if trial.sparsity else "taus"
+            raise BadFlag(f"--{flag} is {level}, of {trial.way!r}: {error}") from None
 
 
 def _told(show: Tick, folder: Path, total: int) -> Tick:

@@ -50,10 +50,14 @@ def variables_of(network: Network) -> dict[str, Any]:
 
 
 def graph_of(trial: Trial, dataset: Dataset) -> lap_jax.Graph:
-    """Return what feeds what, as the trial's way to prune reads it; from shapes alone."""
+    """Return what feeds what, as the trial's way to prune reads it; from shapes alone.
+
+    Where whole neurons go it is the traced one, because all that reads them must be known.
+    """
     module = module_of(trial, dataset.classes)
     shape, dtype = (1, *dataset.train_x.shape[1:]), "int32" if dataset.is_text else "float32"
-    return _graph(trial.model, trial.graph, module, shape, dtype)
+    kind = "traced" if trial.scope == "neuron" else trial.graph
+    return _graph(trial.model, kind, module, shape, dtype)
 
 
 @cache  # tracing a deep network takes seconds, and every trial of a sweep asks
@@ -90,6 +94,26 @@ def sparsity_of(trial: Trial, dataset: Dataset) -> dict[str, float]:
     return {layer.name: levels.get(layer.name, 0.0) for layer in graph.prunable}
 
 
+def neurons_of(trial: Trial, dataset: Dataset) -> dict[str, float]:
+    """Return the sparsity of each group of neurons, for whole neurons; from shapes alone.
+
+    The same share of each, but of residual streams, until no more parameters are left than the
+    level leaves.
+
+    Raises:
+      lap_jax.PruningError: if there are more even when of each group one neuron stays.
+    """
+    graph, module = graph_of(trial, dataset), module_of(trial, dataset.classes)
+    example = jax.ShapeDtypeStruct((1, *dataset.train_x.shape[1:]), "float32")
+    params = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    removed = sum(size - left for left, size in weights_left(trial, dataset).values())
+    kinds = {group.kind for group in lap_jax.neuron_groups(graph).groups}
+    return lap_jax.sparsity_within(
+        params, graph, total - removed, scope=scope_of(trial), whole=sorted(kinds & {"streams"})
+    )
+
+
 def weights_left(trial: Trial, dataset: Dataset) -> dict[str, tuple[int, int]]:
     """Return how many of how many weights each layer is left, by its name."""
     graph, levels = graph_of(trial, dataset), sparsity_of(trial, dataset)
@@ -113,6 +137,8 @@ def scope_of(trial: Trial) -> lap_jax.Scope:
     if trial.scope in GROUPS:
         n, m, axis = GROUPS[trial.scope]
         return lap_jax.Scope(group=(n, m), axis=axis)
+    if trial.scope == "neuron":
+        return lap_jax.Scope(unit="neuron")
     if trial.scope:
         return lap_jax.Scope("global", normalize="lamp" if trial.scope == "lamp" else "norm")
     return lap_jax.Scope()
@@ -124,7 +150,9 @@ def masks_of(trial: Trial, network: Network, dataset: Dataset) -> Any:
         return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), network.params)
     graph = graph_of(trial, dataset)
     measured = measured_of(trial, network, dataset, graph)
-    levels: Any = sparsity_of(trial, dataset)
+    levels: Any = (
+        neurons_of(trial, dataset) if trial.scope == "neuron" else sparsity_of(trial, dataset)
+    )
     if scope_of(trial).compare == "global":
         graph, levels = _as_one(graph, levels)
     masks = lap_jax.lookahead_masks(

@@ -45,6 +45,7 @@ def test_a_new_field_at_its_default_leaves_names_as_they_are() -> None:
         "LAP graph=traced horizon=all effective",
         "Wanda calibration=8 scope=2:4-outputs",
         "LAP scope=global",
+        "LAP measured=active scope=neuron",
         "LAP repair=statistics",
         "MP effective rates=ideal-gas",
         "package.module:score measured=input",

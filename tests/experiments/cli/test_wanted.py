@@ -50,6 +50,14 @@ def test_no_method_is_an_error() -> None:
         trials_of(Run(methods=()))
 
 
+@pytest.mark.parametrize(
+    "way", ["LAP shuffled", "MP effective", "LAP lags", "LFP", "MP graph=traced"]
+)
+def test_what_says_nothing_of_whole_neurons_is_refused(way: str) -> None:
+    with pytest.raises(BadFlag, match="whole neurons of the traced network go"):
+        trials_of(Run(methods=(f"{way} scope=neuron",)))
+
+
 def test_ways_and_fractions_are_fields_of_trials() -> None:
     ways = ("MP", "LAP graph=traced horizon=all", "LBP graph=traced measured=input calibration=8")
     wanted = trials_of(Run(methods=ways, sparsity=(0.5, 0.9), seeds=1, control=False))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from experiments.cli import work as module
@@ -12,6 +13,7 @@ from experiments.cli.commands import BadFlag, Run
 from experiments.cli.wanted import trials_of
 from experiments.cli.work import check, stored, work
 from experiments.data import load
+from experiments.data.source import Dataset
 from experiments.running.status import status
 from experiments.store import Evaluation, Result, Store
 from experiments.trial import Trial
@@ -93,3 +95,14 @@ def test_work_that_is_done_is_shown_and_not_done_again(
     assert said.startswith("fcn (relu), fcn (tanh) on digits; trials: 8, to do: 0, 0 steps\n")
     assert said.count("| MP (baseline) |") >= 2
     assert status(tmp_path).startswith("8 of 8 cells done")
+
+
+def test_a_level_that_whole_neurons_cannot_reach_is_refused() -> None:
+    x = np.zeros((60, 12), np.int32)
+    text = Dataset("text", x.astype(np.float32), x, x, x, 128)
+    trial = Trial("charlm", "none", "text", "LAP", 0, 0, 9, 9, 60, 1e-3, sparsity=0.7)
+    check([replace(trial, scope="neuron")], text)
+    with pytest.raises(
+        BadFlag, match=r"--sparsity is 0\.99, of 'LAP scope=neuron': the network has"
+    ):
+        check([replace(trial, scope="neuron", sparsity=0.99)], text)

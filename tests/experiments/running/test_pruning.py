@@ -25,8 +25,10 @@ from experiments.running.pruning import (
     repaired,
     shuffled,
     sparsity_of,
+    weights_left,
 )
 from experiments.running.training import Network
+from experiments.running.trials import shrunk
 from experiments.trial import RATES, Trial, as_declared, choices_of
 
 TRIAL = Trial("linear", "none", "toy", "LAP", 4, 0, 20, 10, 16, 1e-2)
@@ -198,6 +200,33 @@ def test_a_scope_over_all_layers_takes_as_many_as_the_level(scope: str) -> None:
         for each in (trial, replace(trial, scope=scope))
     ]
     assert abs(kept[0] - kept[1]) <= len(graph_of(trial, dataset).layers)
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "divisor", "way"),
+    [
+        ("linear", images(8), 10, "MP"),
+        pytest.param("vgg11", images(32), 16, "LAP", marks=pytest.mark.slow),
+        pytest.param(
+            "charlm", text(), 1, "LAP measured=active calibration=4", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_whole_neurons_go_until_the_parameters_are_those_of_the_level(
+    model: str, dataset: Dataset, divisor: int, way: str
+) -> None:
+    trial = replace(TRIAL, model=model, tau=0, sparsity=0.6, divisor=divisor)
+    trial = replace(trial, **choices_of(f"{way} scope=neuron"))
+    network = somewhere(trial, dataset)
+    masks = masks_of(trial, network, dataset)
+    chex.assert_trees_all_equal_shapes(masks, network.params)
+    total = sum(leaf.size for leaf in jax.tree.leaves(network.params))
+    removed = sum(size - left for left, size in weights_left(trial, dataset).values())
+    left = shrunk(trial, dataset, network, masks).parameters[1]
+    assert 0.8 * (total - removed) < left <= total - removed
+    if model == "charlm":  # its residual stream stays, and with it the embedding and the head
+        assert masks["embed"]["embedding"].all()
+        assert masks["head"]["kernel"].all()
 
 
 def test_repair_gives_back_the_spread_of_what_channels_give() -> None:
