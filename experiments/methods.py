@@ -34,6 +34,11 @@ def dass(kernel: jax.Array, activations: jax.Array) -> jax.Array:
     return jnp.abs(kernel) * activations
 
 
+def given(kernel: jax.Array, scores: jax.Array) -> jax.Array:
+    """Return the scores that were made before."""
+    return scores
+
+
 OWN: Mapping[str, lap_jax.Method] = {
     "Wanda": lap_jax.METHODS["LBP"],
     "RIA": lap_jax.Method(ria, direction="backward"),
@@ -45,8 +50,17 @@ Weights compete as the scope says, where Wanda's authors let those of an output 
 those of an input.
 """
 
-METHODS: Mapping[str, lap_jax.Method] = {**lap_jax.METHODS, **OWN}
-"""By name."""
+METHODS: Mapping[str, lap_jax.Method] = {
+    **lap_jax.METHODS,
+    **OWN,
+    "LAP-once": lap_jax.Method(given),
+}
+"""By name.
+
+"LAP-once" is LAP by the scores of the whole network, whichever candidates are left: where "LAP
+effective" scores them anew in each round, "LAP-once effective" fills up what is wasted with the
+next best weights.
+"""
 
 
 def measured_by(method: str) -> str:
@@ -73,9 +87,19 @@ def method_named(name: str) -> lap_jax.Method:
 
 
 def tensors_of(
-    method: str, params: Any, graph: lap_jax.Graph, measured: Mapping[str, lap_jax.Measured] | None
-) -> dict[str, Any] | None:
+    method: str, params: Any, graph: lap_jax.Graph,
+    measured: Mapping[str, lap_jax.Measured] | None, batch_stats: Any | None = None,
+) -> dict[str, Any] | None:  # fmt: skip
     """Return what else a method's score is given, for `lap_jax.lookahead_masks`."""
+    if method == "LAP-once":
+        scores = lap_jax.lookahead_scores(params, graph, batch_stats=batch_stats)
+        paths = {layer.path: scores[layer.name] for layer in graph.prunable}
+
+        def scored(path: Any, leaf: jax.Array) -> jax.Array:
+            own = paths.get(jax.tree_util.keystr(path, simple=True, separator="/"))
+            return jnp.ones(leaf.shape, jnp.float32) if own is None else own
+
+        return {"scores": jax.tree_util.tree_map_with_path(scored, params)}
     if method != "DaSS" or measured is None:
         return None
     return {"activations": dass_activations(params, graph, measured)}

@@ -41,6 +41,7 @@ STYLES = {
     "Wanda": ("tab:olive", "h"),
     "RIA": ("goldenrod", "p"),
     "DaSS": ("navy", "d"),
+    "LAP-once": ("limegreen", "1"),
 }
 OTHERS = ("black", "*")
 """Colour and marker of the methods, and of scores of your own."""

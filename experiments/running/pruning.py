@@ -164,7 +164,13 @@ def masks_of(trial: Trial, network: Network, dataset: Dataset) -> Any:
         batch_stats=network.batch_stats,
         key=key_of(trial, "prune"),
         measured=measured,
-        tensors=tensors_of(trial.method.removesuffix(SHUFFLED), network.params, graph, measured),
+        tensors=tensors_of(
+            trial.method.removesuffix(SHUFFLED),
+            network.params,
+            graph,
+            measured,
+            network.batch_stats,
+        ),
     )
     if trial.method.endswith(SHUFFLED):
         masks = shuffled(masks, key_of(trial, f"shuffle {trial.method} {trial.tau}"))

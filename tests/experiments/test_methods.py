@@ -1,5 +1,8 @@
 """Scores of others, and methods by name."""
 
+from itertools import pairwise
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,3 +92,53 @@ def test_a_score_is_named_by_its_module() -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError, match=told):
             method_named(name)
+
+
+def test_lap_once_fills_up_what_is_wasted_by_the_scores_of_the_whole_network() -> None:
+    sizes = (10, 24, 24, 6)
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = {
+        name: {"kernel": jax.random.normal(key, tuple(shape))}
+        for name, key, *shape in zip(
+            ("up", "down", "head"), keys, sizes[:-1], sizes[1:], strict=True
+        )
+    }
+    graph = lap_jax.chain(params, list(params))
+    given = tensors_of("LAP-once", params, graph, None)
+    once, lap = METHODS["LAP-once"], METHODS["LAP"]
+    own, plain = (
+        lap_jax.lookahead_masks(params, graph, 0.9, method=method, tensors=tensors)
+        for method, tensors in ((once, given), (lap, None))
+    )
+    chex.assert_trees_all_equal(own, plain)
+    full = lap_jax.lookahead_masks(params, graph, 0.9, method=once, tensors=given, effective=True)
+    scores = [np.asarray(each) for each in lap_jax.lookahead_scores(params, graph).values()]
+    wanted, rounds = filled_up(scores, [round(0.1 * each.size) for each in scores])
+    assert rounds > 1  # something was wasted
+    for mask, name in zip(wanted, params, strict=True):
+        assert np.array_equal(mask, full[name]["kernel"])
+
+
+def filled_up(scores: list[np.ndarray], kept: list[int]) -> tuple[list[np.ndarray], int]:
+    """Keep the largest of what touches no neuron that is dead on a side, until nothing is dead."""
+    open_ = [np.ones(each.shape, bool) for each in scores]
+    for rounds in range(1, 20):
+        masks = []
+        for each, where, count in zip(scores, open_, kept, strict=True):
+            least = np.sort(each[where])[-count]
+            masks.append(where & (each >= least))
+        reached = [np.ones(len(masks[0]), bool)]
+        for mask in masks:
+            reached.append((mask & reached[-1][:, None]).any(0))
+        read = [np.ones(masks[-1].shape[1], bool)]
+        for mask in masks[::-1]:
+            read.append((mask & read[-1]).any(1))
+        live = [a & b for a, b in zip(reached, read[::-1], strict=True)]
+        if not any(
+            (mask & ~np.outer(*ends)).any()
+            for mask, ends in zip(masks, pairwise(live), strict=True)
+        ):
+            return masks, rounds
+        open_ = [where & np.outer(*ends) for where, ends in zip(open_, pairwise(live), strict=True)]
+        assert all(where.sum() >= count for where, count in zip(open_, kept, strict=True))
+    raise AssertionError("it does not end")
