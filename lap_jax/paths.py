@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import GetAttrKey, KeyEntry, keystr
+from jax.tree_util import DictKey, GetAttrKey, KeyEntry, keystr
 
 from lap_jax.errors import PruningError
 
@@ -18,10 +18,14 @@ def path_name(path: tuple[KeyEntry, ...]) -> str:
     """Write a key path as ``"Block_0/Dense_1/kernel"``.
 
     NNX variables and Linen's ``Partitioned`` boxes hold their array in an attribute ``value``,
-    and whether it shows up in the path depends on who flattened the tree: it is dropped.
+    and whether it shows up in the path depends on who flattened the tree: it is dropped. So it is
+    where a dictionary of layers by number, ``{"0": ..., "1": ...}``, is in the array's place.
     """
-    if path and isinstance(path[-1], GetAttrKey) and path[-1].name == "value":
-        path = path[:-1]
+    end = len(path)
+    while end and isinstance(path[end - 1], DictKey) and str(path[end - 1].key).isdigit():
+        end -= 1
+    if end and isinstance(path[end - 1], GetAttrKey) and path[end - 1].name == "value":
+        path = (*path[: end - 1], *path[end:])
     return "/".join(keystr((key,), simple=True) for key in path)
 
 

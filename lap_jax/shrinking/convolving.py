@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lap_jax.shrinking.facts import Constant, Facts, of_axes
-from lap_jax.shrinking.listing import Step
 from lap_jax.shrinking.rules import FULL, Part, Rule, Wants, computed, narrow
 from lap_jax.shrinking.slices import everything, is_empty, sizes
+from lap_jax.shrinking.steps import Step
 
 
 class _Conv(NamedTuple):

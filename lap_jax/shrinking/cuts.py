@@ -13,9 +13,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lap_jax.errors import PruningError
 from lap_jax.packing import is_packed, packed, unpacked
-from lap_jax.paths import is_array, leaves_by_path, map_by_path
+from lap_jax.paths import is_array, map_by_path
 from lap_jax.shrinking.plan import Plan
 from lap_jax.shrinking.slices import Sets, sizes, union
+from lap_jax.shrinking.states import changed
 
 
 class Kept(NamedTuple):
@@ -92,7 +93,7 @@ def cut(array: Any, kept: Kept) -> Any:
         return array
     if kept.stacked:
         return jnp.stack([_box(array[i], own) for i, own in enumerate(kept.sets)])
-    return _lying_as(_box(array, kept.sets[0]), array)
+    return lying_as(_box(array, kept.sets[0]), array)
 
 
 def _box(array: Any, sets: Sets) -> Any:
@@ -102,7 +103,7 @@ def _box(array: Any, sets: Sets) -> Any:
     return array
 
 
-def _lying_as(small: Any, large: Any) -> Any:
+def lying_as(small: Any, large: Any) -> Any:
     """Lay an array over the devices of another, along axes whose size still allows it."""
     sharding = None if isinstance(large, jax.core.Tracer) else getattr(large, "sharding", None)
     if not isinstance(sharding, NamedSharding) or isinstance(small, jax.core.Tracer):
@@ -146,32 +147,10 @@ def sliced(tree: Any, variables: Any, kept: ByPath) -> Any:
     Raises:
       PruningError: if an array is in a leaf's place and has neither its shape nor one number.
     """
-    names = leaves_by_path(tree)
-    if names and set(names) <= set(kept):
-        return map_by_path(lambda path, leaf: _sliced(path, leaf, kept[path]), tree)
-    wholes = [variables]
-    if isinstance(variables, Mapping):
-        wholes += [part for part in variables.values() if isinstance(part, Mapping)]
-    structures = [jax.tree.structure(whole) for whole in wholes]
-
-    def is_like(node: Any) -> bool:
-        return _is_factored(node) or _by_path(node, kept) or (
-            not is_array(node) and jax.tree.structure(node) in structures
-        )  # fmt: skip
-
-    def change(node: Any) -> Any:
-        if _is_factored(node):
-            return _factored(node, kept)
-        if not is_like(node):
-            return node
-        return map_by_path(lambda path, leaf: _sliced(path, leaf, kept[path]), node)
-
-    return jax.tree.map(change, tree, is_leaf=is_like)
-
-
-def _by_path(node: Any, kept: ByPath) -> bool:
-    """Return whether a node is a plain dictionary by path, as the masks of `keep_pruned` are."""
-    return type(node) is dict and bool(node) and set(node) <= set(kept)
+    return changed(
+        tree, variables, set(kept), lambda path, leaf: _sliced(path, leaf, kept[path]),
+        lambda state: _factored(state, kept),
+    )  # fmt: skip
 
 
 def _sliced(path: str, leaf: Any, kept: Kept) -> Any:
@@ -186,11 +165,6 @@ def _sliced(path: str, leaf: Any, kept: Kept) -> Any:
         f"an array of shape {shape} stands for {path!r} of shape {kept.shape}: expected one of "
         "that shape; states of optimizers that keep another one are to be made again with init"
     )
-
-
-def _is_factored(node: Any) -> bool:
-    """Return whether a node is the state of a factored second moment (adafactor)."""
-    return type(node).__name__ == "FactoredState" and hasattr(node, "v_row")
 
 
 def _factored(state: Any, kept: ByPath) -> Any:

@@ -12,10 +12,11 @@ import numpy as np
 from lap_jax.errors import PruningError
 from lap_jax.paths import has_collections, is_array, leaves_by_path, path_name
 from lap_jax.shrinking.cuts import Kept
-from lap_jax.shrinking.listing import Listing, is_key, listed
+from lap_jax.shrinking.listing import is_key, listed
 from lap_jax.shrinking.plan import Plan, planned
 from lap_jax.shrinking.program import run
 from lap_jax.shrinking.slices import Sets
+from lap_jax.shrinking.steps import Listing
 from lap_jax.tracing.model import Model
 
 
@@ -111,15 +112,24 @@ class Cutter:
         """Return the plan that leaves nothing out."""
         return self._planned(key, [np.zeros(shape, bool) for shape in self.shapes], None)
 
-    def _planned(
-        self, key: tuple[Any, ...], fixed: list[np.ndarray] | None, kept: Sequence[Kept] | None
-    ) -> Traced:
+    def stacks(self, key: tuple[Any, ...]) -> dict[str, int]:
+        """Return by path the leaves whose parts are layers of a loop, and the axis of these."""
+        axes = self._listed(key)[0].stacks
+        return {path: axes[number] for number, path in enumerate(self.paths) if number in axes}
+
+    def _listed(self, key: tuple[Any, ...]) -> tuple[Listing, Any]:
+        """Return the program, and shapes of what it returns."""
         structs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in self.leaves]
         inputs = [jax.ShapeDtypeStruct(*each) for each in key[-1]]
         program, out = jax.make_jaxpr(
             lambda leaves, arrays: self.apply(leaves, arrays, key), return_shape=True
         )(structs, inputs)
-        listing = listed(program, len(self.leaves), self._fixed is None)
+        return listed(program, len(self.leaves), self._fixed is None), out
+
+    def _planned(
+        self, key: tuple[Any, ...], fixed: list[np.ndarray] | None, kept: Sequence[Kept] | None
+    ) -> Traced:
+        listing, out = self._listed(key)
         flat, structure = jax.tree_util.tree_flatten_with_path(out)
         paths = [path_name(path) for path, _ in flat]
         results = _returned_leaves(paths, self._masked, listing)
@@ -129,6 +139,14 @@ class Cutter:
                 f"the model returns next values of its variables ({path!r}), which need all of "
                 "them: shrink it as it is used after training (train=False), and train with "
                 "small.apply(variables, ..., train=True, mutable=['batch_stats'])"
+            )
+        if kept and (
+            over := [n for n in results.values() if kept[listing.leaves[n].number].stacked]
+        ):
+            path = self.paths[listing.leaves[over[0]].number]
+            raise PruningError(
+                f"the model returns next values of {path!r}, a stack whose layers keep slices of "
+                "their own: shrink(..., unstack=True) takes it apart"
             )
         wanted = {
             place: kept[listing.leaves[number].number].sets[0] if kept else None

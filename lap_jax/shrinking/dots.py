@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lap_jax.shrinking.facts import Constant, Facts, by_entry, of_axes
-from lap_jax.shrinking.listing import Step
 from lap_jax.shrinking.rules import Part, Rule, computed
 from lap_jax.shrinking.slices import Sets, everything
+from lap_jax.shrinking.steps import Step
 
 
 class _Side(NamedTuple):

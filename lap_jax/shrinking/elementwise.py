@@ -11,8 +11,8 @@ import numpy as np
 
 from lap_jax.errors import PruningError
 from lap_jax.shrinking.facts import Constant, Facts, of_axes
-from lap_jax.shrinking.listing import ENTRYWISE, Step, is_entrywise
 from lap_jax.shrinking.rules import Part, Rule, Wants, computed
+from lap_jax.shrinking.steps import Step, is_entrywise
 from lap_jax.tracing.interpreter import Interpreter, evaluate, programs, read
 
 if TYPE_CHECKING:
@@ -147,19 +147,6 @@ def _call(eqn: JaxprEqn) -> Callable[..., list[Any]]:
         lambda arrays, cotangents: tuple(_read(program, [*arrays, *cotangents])),
     )
     return backward
-
-
-def fits(step: Step) -> bool:
-    """Return whether a step goes entry by entry."""
-    from jax.extend.core import JaxprEqn
-
-    if not isinstance(step.does, JaxprEqn):
-        return False
-    if step.name in ENTRYWISE:
-        return True
-    return step.name.startswith("custom_") and all(map(is_entrywise, programs(step.does))) and (
-        len(step.outs) == 1
-    )  # fmt: skip
 
 
 def known_fixed(step: Step, ins: Sequence[Facts]) -> np.ndarray | None:

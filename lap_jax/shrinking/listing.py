@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lap_jax.tracing.arithmetic import COMPARISON, ELEMENTWISE
+from lap_jax.shrinking.pieces import Pieces
+from lap_jax.shrinking.steps import (
+    Concatenate,
+    Does,
+    Fill,
+    Leaf,
+    Listing,
+    Step,
+    is_entrywise,
+)
 from lap_jax.tracing.interpreter import (
     Interpreter,
     Run,
@@ -22,12 +31,10 @@ from lap_jax.tracing.interpreter import (
 )
 from lap_jax.tracing.looping import parts_of, unrolled
 from lap_jax.tracing.movements import (
-    Broadcast,
     Cut,
     Movement,
     Reshape,
     Take,
-    Transpose,
     array_moves,
     move,
     step_shape,
@@ -36,77 +43,6 @@ from lap_jax.tracing.moving import MOVING
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, JaxprEqn
-
-ENTRYWISE = ELEMENTWISE | COMPARISON | frozenset(
-    ("add", "sub", "mul", "div", "neg", "add_any", "select_n", "convert_element_type", "copy",
-     "copy_p", "reduce_precision", "real", "imag", "conj", "complex", "sharding_constraint",
-     "stop_gradient", "bessel_i0e", "bessel_i1e", "bitcast_convert_type",
-     "random_gamma_grad", "igamma", "igammac", "mul_to", "pvary", "reshard", "mesh_cast")
-)  # fmt: skip
-"""Primitives whose every entry is a function of the same entries."""
-
-
-class Concatenate(NamedTuple):
-    """Values put one behind the other along an axis."""
-
-    axis: int
-
-
-class Fill(NamedTuple):
-    """A `Take` of which places that nothing comes from hold a number."""
-
-    places: np.ndarray
-    axis: int
-    number: Any
-
-
-Does: TypeAlias = "Transpose | Broadcast | Reshape | Take | Fill | Concatenate | JaxprEqn"
-
-
-class Step(NamedTuple):
-    """What one step does, with the numbers of the values that go in and come out, and its line."""
-
-    does: Does
-    ins: tuple[int, ...]
-    outs: tuple[int, ...]
-    line: str
-
-    @property
-    def name(self) -> str:
-        """Return the name of what it does."""
-        from jax.extend.core import JaxprEqn
-
-        if isinstance(self.does, JaxprEqn):
-            return str(self.does.primitive.name)
-        return type(self.does).__name__.lower()
-
-
-class Leaf(NamedTuple):
-    """A leaf of the variables, or one step's part of a stacked one."""
-
-    number: int
-    step: int | None = None
-
-
-class Listing(NamedTuple):
-    """A program as a list.
-
-    Attributes:
-      steps: in their order.
-      shapes, dtypes: of each value.
-      leaves: values that are leaves of the variables.
-      inputs: values that the program is given beside them.
-      outputs: values that it returns.
-      constants: values that depend on nothing.
-    """
-
-    steps: list[Step]
-    shapes: list[tuple[int, ...]]
-    dtypes: list[Any]
-    leaves: dict[int, Leaf]
-    inputs: list[int]
-    outputs: list[int]
-    constants: dict[int, Any]
 
 
 def listed(program: ClosedJaxpr, leaves: int, inline: bool) -> Listing:
@@ -117,8 +53,9 @@ def listed(program: ClosedJaxpr, leaves: int, inline: bool) -> Listing:
       leaves: how many leaves.
       inline: open calls with derivatives of their own, too.
     """
-    listing = Listing([], [], [], {}, [], [], {})
+    listing = Listing([], [], [], {}, [], [], {}, {})
     depends: list[bool] = []  # on inputs; of each value
+    counted: set[int] = set()  # leaves of which a loop that is read may take a part by its number
 
     def new(shape: Sequence[int], dtype: Any, on_inputs: bool) -> int:
         listing.shapes.append(tuple(shape))
@@ -139,7 +76,9 @@ def listed(program: ClosedJaxpr, leaves: int, inline: bool) -> Listing:
            line: str) -> list[int]:  # fmt: skip
         on_inputs = any(depends[number] for number in ins)
         outs = [new(shape, dtype, on_inputs) for shape, dtype in zip(shapes, dtypes, strict=True)]
-        listing.steps.append(Step(does, tuple(ins), tuple(outs), line))
+        step = Step(does, tuple(ins), tuple(outs), line)
+        listing.steps.append(step)
+        pieces.made.update(dict.fromkeys(outs, step))
         return outs
 
     def moved(number: int, movement: Movement, line: str) -> int:
@@ -147,8 +86,13 @@ def listed(program: ClosedJaxpr, leaves: int, inline: bool) -> Listing:
             return literal(move(array_moves(np), listing.constants[number], movement))
         for step in movement:
             for each in _axis_by_axis(step, listing.shapes[number]):
-                shape = step_shape(listing.shapes[number], each)
-                (number,) = do(each, [number], [shape], [listing.dtypes[number]], line)
+                if number in counted and isinstance(each, Take) and each.axis == 0:
+                    listing.stacks.setdefault(listing.leaves[number].number, 0)
+                found = pieces.found(number, each)
+                if found is None:
+                    shape = step_shape(listing.shapes[number], each)
+                    (found,) = do(each, [number], [shape], [listing.dtypes[number]], line)
+                number = found
         return number
 
     def equation(eqn: JaxprEqn, values: list[int]) -> Sequence[int]:
@@ -170,6 +114,8 @@ def listed(program: ClosedJaxpr, leaves: int, inline: bool) -> Listing:
         if name == "concatenate":
             axis = eqn.params["dimension"]
             return do(Concatenate(axis), values, out_shapes(eqn), dtypes, line)
+        if name == "stack":
+            return [stack(values, eqn.params["axis"])]
         if name == "optimization_barrier":
             return values
         return do(eqn, values, out_shapes(eqn), dtypes, line)
@@ -207,12 +153,14 @@ def listed(program: ClosedJaxpr, leaves: int, inline: bool) -> Listing:
         cut = Cut((step, *[0] * len(shape)), (step + 1, *shape), (1,) * len(whole))
         return moved(number, (cut, Reshape(shape)), "")
 
-    def stack(numbers: Sequence[int]) -> int:
-        shape, dtype = listing.shapes[numbers[0]], listing.dtypes[numbers[0]]
-        parts = [moved(number, (Reshape((1, *shape)),), "") for number in numbers]
+    def stack(numbers: Sequence[int], axis: int = 0) -> int:
+        shape, dtype = list(listing.shapes[numbers[0]]), listing.dtypes[numbers[0]]
+        shape.insert(axis, 1)
+        parts = [moved(number, (Reshape(tuple(shape)),), "") for number in numbers]
         if all(part in listing.constants for part in parts):
-            return literal(np.concatenate([listing.constants[part] for part in parts]))
-        return do(Concatenate(0), parts, [(len(parts), *shape)], [dtype], "")[0]
+            return literal(np.concatenate([listing.constants[part] for part in parts], axis))
+        shape[axis] = len(parts)
+        return do(Concatenate(axis), parts, [tuple(shape)], [dtype], "")[0]
 
     def loop(eqn: JaxprEqn, values: list[int], run: Run) -> Sequence[int]:
         consts, carry, over = parts_of(eqn, values)
@@ -225,8 +173,24 @@ def listed(program: ClosedJaxpr, leaves: int, inline: bool) -> Listing:
         )
         if not stacked and not counts:
             return equation(eqn, values)
-        return unrolled(eqn, values, run, at, stack)
+        kernels = any(len(listing.shapes[number]) > 2 for number in stacked)
+        if kernels or not any(depends[number] for number in over):  # over layers, not over time
+            for number in stacked:
+                for leaf, axis in pieces.origins(number, 0).items():
+                    listing.stacks.setdefault(leaf, axis)
+        before = set(counted)
+        counted.update(
+            number
+            for number in consts
+            if listing.shapes[number][:1] == (eqn.params["length"],)
+            and len(listing.shapes[number]) > 1
+            and listing.leaves.get(number, Leaf(0, 0)).step is None
+        )
+        found = unrolled(eqn, values, run, at, stack)
+        counted.intersection_update(before)
+        return found
 
+    pieces = Pieces(listing, do, literal)
     values = []
     for place, var in enumerate(program.jaxpr.invars):
         number = new(var.aval.shape, var.aval.dtype, place >= leaves)
@@ -239,27 +203,6 @@ def listed(program: ClosedJaxpr, leaves: int, inline: bool) -> Listing:
     with jax.ensure_compile_time_eval():
         listing.outputs.extend(read(interpreter, program, values))
     return listing
-
-
-def is_entrywise(program: Any) -> bool:
-    """Return whether every entry of what a program gives is a function of the same entries."""
-    from jax.extend.core import ClosedJaxpr
-
-    jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
-    shapes = {tuple(var.aval.shape) for var in jaxpr.invars}
-    if len(shapes - {()}) > 1:
-        return False
-    for eqn in jaxpr.eqns:
-        inner = programs(eqn)
-        if inner:
-            if not all(map(is_entrywise, inner)):
-                return False
-        elif eqn.primitive.name == "broadcast_in_dim":
-            if eqn.invars[0].aval.shape:
-                return False
-        elif eqn.primitive.name not in ENTRYWISE:
-            return False
-    return True
 
 
 def _axis_by_axis(step: Any, shape: Sequence[int]) -> list[Any]:

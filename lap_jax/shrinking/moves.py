@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lap_jax.shrinking.facts import Constant, Facts, by_entry, of_axes
-from lap_jax.shrinking.listing import Concatenate, Fill, Step
 from lap_jax.shrinking.rules import Part, Rule, Wants
 from lap_jax.shrinking.slices import Sets, places_in, sizes, taken
+from lap_jax.shrinking.steps import Concatenate, Fill, Step
 from lap_jax.tracing.movements import NONE, Broadcast, Take, Transpose, common_groups
 
 # ---------------------------------------------------------------- transposed

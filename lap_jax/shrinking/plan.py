@@ -11,13 +11,14 @@ import numpy as np
 
 from lap_jax.shrinking.convolving import CONVOLUTION_RULE
 from lap_jax.shrinking.dots import DOT_RULE
-from lap_jax.shrinking.elementwise import ELEMENTWISE_RULE, entrywise, fits, known_fixed
+from lap_jax.shrinking.elementwise import ELEMENTWISE_RULE, entrywise, known_fixed
 from lap_jax.shrinking.facts import Facts, known, varying
-from lap_jax.shrinking.listing import Concatenate, Fill, Listing, Step, is_key
+from lap_jax.shrinking.listing import is_key
 from lap_jax.shrinking.moves import MOVE_RULES
 from lap_jax.shrinking.reducing import AXIS_RULES
 from lap_jax.shrinking.rules import FULL, Part, Rule, Wants
 from lap_jax.shrinking.slices import Sets, everything, is_empty, union
+from lap_jax.shrinking.steps import Concatenate, Fill, Listing, Step, fits
 from lap_jax.tracing.interpreter import evaluate
 from lap_jax.tracing.movements import array_moves, move
 
@@ -119,8 +120,10 @@ def _forward(
     for step in listing.steps:
         ins = [done[number] for number in step.ins]
         outs = [done[number] for number in step.outs]
-        if ins and all(each.array is not None for each in ins):
-            learnt: Sequence[Facts] = _computed(step, ins, outs)
+        if any(is_key(each) for each in ins):
+            learnt: Sequence[Facts] = outs  # of random keys, such as those of each layer
+        elif ins and all(each.array is not None for each in ins):
+            learnt = _computed(step, ins, outs)
         else:
             learnt = rule_of(step).learn(step, ins, outs)
         for number, each in zip(step.outs, learnt, strict=True):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from lap_jax.shrinking.facts import Constant, Facts, of_axes, zeros
-from lap_jax.shrinking.listing import Step
 from lap_jax.shrinking.rules import Part, Rule, Wants, computed, narrow
 from lap_jax.shrinking.slices import everything
+from lap_jax.shrinking.steps import Step
 
 if TYPE_CHECKING:
     from jax.extend.core import JaxprEqn

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 
 from lap_jax.shrinking.facts import Facts
-from lap_jax.shrinking.listing import Step
 from lap_jax.shrinking.slices import Sets, everything, places_in, taken
+from lap_jax.shrinking.steps import Step
 from lap_jax.tracing.interpreter import evaluate, programs
 
 if TYPE_CHECKING:

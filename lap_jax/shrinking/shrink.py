@@ -15,17 +15,19 @@ from lap_jax.paths import checked_mask, leaves_by_path
 from lap_jax.retraining import apply_masks
 from lap_jax.shrinking.cuts import Kept, cut, kept_of
 from lap_jax.shrinking.cutter import Call, Cutter, run_small
-from lap_jax.shrinking.listing import Step, is_key
+from lap_jax.shrinking.listing import is_key
 from lap_jax.shrinking.plan import Plan, rule_of
 from lap_jax.shrinking.rules import FULL, is_half
 from lap_jax.shrinking.slices import sizes
 from lap_jax.shrinking.small import Small, Work
+from lap_jax.shrinking.stacks import Stacks
+from lap_jax.shrinking.steps import Step
 from lap_jax.tracing.model import as_masked_model
 
 
 def shrink(
     model: Any, variables: Any, masks: Any = None, *inputs: Any, fold: bool = True,
-    tolerance: float = 1e-5, **static: Any,
+    unstack: bool = False, tolerance: float = 1e-5, **static: Any,
 ) -> Small:  # fmt: skip
     """Make a masked network really smaller: leave out what is nought, or what nobody reads.
 
@@ -40,7 +42,10 @@ def shrink(
 
     A primitive without a rule (a loop over time, a branch, `ragged_dot`) is computed at full size:
     right, and listed in `Small.at_full_size`. Loops over stacked layers are opened, and all
-    layers of a stack keep as many neurons as the one that needs most.
+    layers of a stack keep as many neurons as the one that needs most. With ``unstack=True`` each
+    keeps its own: a dictionary of layers, ``{"0": ..., "1": ...}``, is in the place of each stack,
+    in variables, masks and states alike; `Small.grow` stacks them again. Of loops in loops, layers
+    are dictionaries of layers. Loops over time stay loops, and their kernels leaves.
 
     Args:
       model: a function, or a module, as `trace` takes it.
@@ -50,6 +55,8 @@ def shrink(
         already.
       *inputs: examples, or `jax.ShapeDtypeStruct`: random ones are tried then.
       fold: compute constants once and for all; False to train on.
+      unstack: let each layer of a stack, that a loop over a known number of layers goes over, keep
+        its own slices.
       tolerance: largest difference to the masked network, relative to the largest number of an
         output, in float32.
       **static: arguments that are not traced, such as ``train=False``.
@@ -81,12 +88,25 @@ def shrink(
             "pruned: pass masks"
         )
     masked = own.variables if masks is None else apply_masks(own.variables, masks)
-    cutter = Cutter(own, masked, None if fold else _fixed(masked, masks), static)
-    return _made(cutter, masked, own.inputs, tolerance)
+    fixed = None if fold else _fixed(masked, masks)
+    examples = _examples(own.inputs)
+    own = own._replace(variables=masked)
+    cutter, stacks = Cutter(own, masked, fixed, static), list[Stacks]()
+    while unstack and (axes := cutter.stacks(cutter.call(examples, {}).key)):
+        stacks.append(level := Stacks.of(axes, own.variables))
+        own = level.model(own)
+        if fixed is not None:
+            parts = jax.tree.unflatten(cutter.structure, fixed)
+            fixed = jax.tree.leaves(level.unstack(parts))
+        cutter = Cutter(own, own.variables, fixed, static)
+    return _made(cutter, masked, stacks, examples, tolerance)
 
 
-def _made(cutter: Cutter, masked: Any, inputs: tuple[Any, ...], tolerance: float) -> Small:
-    call = cutter.call(_examples(inputs), {})
+def _made(
+    cutter: Cutter, masked: Any, stacks: Sequence[Stacks], inputs: tuple[Any, ...],
+    tolerance: float,
+) -> Small:  # fmt: skip
+    call = cutter.call(inputs, {})
     traced = cutter.plan(call.key)
     kept = kept_of(traced.plan, cutter.shapes)
     small = [cut(leaf, own) for leaf, own in zip(cutter.leaves, kept, strict=True)]
@@ -98,10 +118,14 @@ def _made(cutter: Cutter, masked: Any, inputs: tuple[Any, ...], tolerance: float
         return run_small(cutter.plan(call.key, kept), leaves, kept, call.arrays)
 
     difference = _compared(cutter, call, small, kept, tolerance)
+    by_path = dict(zip(cutter.paths, kept, strict=True))
+    order = list(leaves_by_path(masked))
+    for level in stacks:
+        order = [name for path in order for name in level.names(path)]
     return Small(
         jax.tree.unflatten(cutter.structure, small), apply, masked,
-        dict(zip(cutter.paths, kept, strict=True)), _work(traced.plan),
-        _at_full_size(traced.plan), difference,
+        {path: by_path[path] for path in order}, _work(traced.plan),
+        _at_full_size(traced.plan), difference, tuple(stacks),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from lap_jax.paths import leaves_by_path, map_by_path
 from lap_jax.shrinking.cuts import Kept, grown, sliced
+from lap_jax.shrinking.stacks import Stacks
 from lap_jax.tables import source_line, text_table
 
 
@@ -24,15 +25,18 @@ class Small:
     """A network without what it computed of nothing or for nobody. ``print(small)`` shows a table.
 
     Attributes:
-      variables: a tree of the same structure as the large network's, with smaller arrays.
+      variables: a tree of the same structure as the large network's, with smaller arrays; where
+        stacks are taken apart, a dictionary of layers, ``{"0": ..., "1": ...}``, in the place of
+        each.
       apply: ``apply(variables, *inputs)`` gives what the masked network gives; it can be jitted and
         differentiated, and takes inputs of any batch size.
       large: the masked variables that it was made of.
-      kept: of each leaf, by path, the slices that stay.
+      kept: of each leaf, by path, the slices that stay; of what is taken apart, of each layer.
       work: multiply-adds for the examples.
       at_full_size: primitives without a rule, ``(name, source line)``: computed as they were.
       difference: largest difference to the masked network on the examples, relative to the largest
         number of that output.
+      stacks: what is taken apart, one level after the other.
     """
 
     variables: Any
@@ -42,6 +46,7 @@ class Small:
     work: Work
     at_full_size: tuple[tuple[str, str], ...]
     difference: float
+    stacks: tuple[Stacks, ...] = ()
 
     @property
     def parameters(self) -> tuple[int, int]:
@@ -61,18 +66,28 @@ class Small:
         Raises:
           PruningError: if an array in a leaf's place has neither its shape nor one number.
         """
-        return sliced(tree, self.large, self.kept)
+        for stacks in self.stacks:
+            tree = stacks.unstack(tree)
+        return sliced(tree, self._apart, self.kept)
 
     def grow(self, variables: Any) -> Any:
         """Return the large network's variables, with these small ones in their places.
 
-        What was left out is as it was in the masked network.
+        What was left out is as it was in the masked network. Layers are stacked again.
         """
         own = leaves_by_path(variables)
-        return map_by_path(
+        found = map_by_path(
             lambda path, leaf: grown(own[path], leaf, self.kept[path]) if path in own else leaf,
-            self.large,
+            self._apart,
         )
+        for stacks in reversed(self.stacks):
+            found = stacks.restack(found)
+        return found
+
+    @property
+    def _apart(self) -> Any:
+        """The large variables with stacks taken apart."""
+        return self.stacks[-1].unstack(self.stacks[-1].large) if self.stacks else self.large
 
     def __str__(self) -> str:
         rows = [

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lap_jax
-from lap_jax.shrinking.elementwise import fits
 from lap_jax.shrinking.listing import listed
+from lap_jax.shrinking.steps import fits
 from tests.shrinking.held import ALL, held, normal
 
 X = normal(3, 4)

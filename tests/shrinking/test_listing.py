@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lap_jax.shrinking.listing import Leaf, Listing, is_entrywise, listed
+from lap_jax.shrinking.listing import listed
+from lap_jax.shrinking.steps import Leaf, Listing
 from tests.shrinking.held import normal
 
 
@@ -78,10 +79,3 @@ def test_a_branch_that_a_constant_says_is_taken() -> None:
 
     assert names(model, W, X) == ["dot_general", "sin"]
     assert names(lambda w, x: lax.cond(x[0, 0] > 0, jnp.sin, jnp.cos, x), W, X)[-1] == "cond"
-
-
-def test_entry_by_entry() -> None:
-    assert is_entrywise(jax.make_jaxpr(lambda x: jnp.where(x > 0, x, jnp.zeros_like(x)))(X))
-    assert not is_entrywise(jax.make_jaxpr(lambda x: x - x.mean())(X))
-    assert not is_entrywise(jax.make_jaxpr(lambda x, y: x @ y)(X, W))
-    assert not is_entrywise(jax.make_jaxpr(lambda x: jnp.zeros((3, 2)) + x.T)(X))
