@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lap_jax.shrinking.steps import Concatenate, Listing, Step, fits
 from lap_jax.tracing.movements import Broadcast, Reshape, Take, Transpose
-
-if TYPE_CHECKING:
-    pass
 
 
 class Pieces:
