@@ -69,6 +69,18 @@ def test_each_layer_keeps_the_neurons_that_live(fold: bool) -> None:
     assert str(small).splitlines()[4].split() == ["a/2", "4x6", f"4x{counts[2]}", "33.3%"]
 
 
+def test_random_masks_leave_the_neurons_that_live() -> None:
+    """And of a layer that is gone as a whole, empty arrays."""
+    rng = np.random.default_rng(3)
+    masks = {name: rng.random(leaf.shape) < 0.3 for name, leaf in PARAMS.items()}
+    masks["b"][1] = False
+    small = held(model, PARAMS, X, masks=masks, unstack=True)
+    layers = [small.variables["a"][str(i)].shape for i in range(3)]
+    assert [shape[1] for shape in layers] == alive(masks)
+    assert layers[1] == (0, 0)
+    assert 0 < small.parameters[1] < held(model, PARAMS, X, masks=masks).parameters[1]
+
+
 def cast(p: Any, x: jax.Array) -> jax.Array:
     """Kernels are scaled, rounded and turned before the loop."""
     scale = jnp.arange(1.0, 4)[:, None, None]
