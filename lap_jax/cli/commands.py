@@ -102,6 +102,9 @@ class Shrink(Common):
     fold: bool = True
     """Compute constants once and for all; --no-fold leaves a network that trains as the masked one
     does, and takes --masks."""
+    unstack: bool = False
+    """Let each layer of a scanned stack keep its own neurons: the checkpoint then holds
+    name/0, name/1, ... in place of a stack."""
     tolerance: float = 1e-5
     """Largest difference to the masked network, relative to the largest number of an output."""
     out: Path | None = None

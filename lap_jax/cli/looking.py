@@ -56,15 +56,15 @@ def loaded(checkpoint: Checkpoint, name: str) -> Loaded:
     return Loaded(model, values, graph)
 
 
-def small_of(
-    model: Loaded, masks: Any, told: list[str], fold: bool = True, tolerance: float = 1e-5
-) -> Small | None:
-    """Return what `shrink` leaves; None, with a warning, where it leaves nothing to tell."""
+def small_of(model: Loaded, masks: Any, told: list[str], **options: Any) -> Small | None:
+    """Return what `shrink` leaves; None, with a warning, where it leaves nothing to tell.
+
+    Options are those of `shrink`.
+    """
     own = model.given
     try:
         return shrink(
-            own.model, model.filled.variables, masks, *own.inputs, fold=fold, tolerance=tolerance,
-            **own.options,
+            own.model, model.filled.variables, masks, *own.inputs, **options, **own.options
         )  # fmt: skip
     except PruningError as error:
         told.append(f"multiply-adds are not known: {' '.join(str(error).split())}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from lap_jax import (
     METHODS,
+    Small,
     apply_masks,
     load_masks,
     lookahead_masks,
@@ -243,7 +244,9 @@ def shrunk(command: Shrink) -> tuple[Findings, dict[Path, Any]]:
     masks = load_masks(command.masks, variables) if command.masks is not None else None
     if masks is None and not command.fold:
         masks = zeros_as_masks(variables)
-    small = small_of(model, masks, told, command.fold, command.tolerance)
+    small = small_of(
+        model, masks, told, fold=command.fold, unstack=command.unstack, tolerance=command.tolerance
+    )
     if small is None:
         raise BadInput(told[0].partition(": ")[2])
     told += [f"computed at full size: {name} at {line}" for name, line in small.at_full_size]
@@ -268,12 +271,25 @@ def shrunk(command: Shrink) -> tuple[Findings, dict[Path, Any]]:
     writers: dict[Path, Any] = {}
     if command.out is not None:
         out, leaves = command.out, paths_of(small.variables)
-        arrays = {name: np.asarray(leaves[path]) for path, name in model.filled.names.items()}
+        names = _names_of_layers(small, model.filled.names)
+        arrays = {name: np.asarray(leaves[path]) for path, name in names.items()}
         writers[out] = lambda: write(out, arrays, checkpoint.notes)
     if command.program is not None:
         program, content = command.program, _program(small, model)
         writers[program] = lambda: write_file(program, content)
     return _findings(command, facts, (table,), told, model), writers
+
+
+def _names_of_layers(small: Small, names: Mapping[str, str]) -> dict[str, str]:
+    """Return the names in the file by path, those of layers that were taken apart among them."""
+    found = dict(names)
+    for level in small.stacks:
+        found = {
+            own: name + own.removeprefix(path)
+            for path, name in found.items()
+            for own in level.names(path)
+        }
+    return found
 
 
 def _numbers(shape: tuple[int, ...]) -> int:

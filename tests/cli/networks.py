@@ -69,6 +69,22 @@ def function_alone() -> Any:
     return plain, INPUTS
 
 
+def scanned(params: Any, x: jax.Array) -> jax.Array:
+    """A stack of two layers of each a hidden layer."""
+
+    def block(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+        return x + jax.nn.relu(x @ layer["in"]) @ layer["out"], None
+
+    return jax.lax.scan(block, x, params)[0]
+
+
+def of_a_scan() -> Any:
+    width, hidden = WIDTHS[:2]
+    shapes = {"in": (2, width, hidden), "out": (2, hidden, width)}
+    variables = {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}
+    return {"model": scanned, "inputs": INPUTS, "variables": variables}
+
+
 def broken() -> Any:
     raise ValueError("no such\nnetwork")
 

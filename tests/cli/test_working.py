@@ -154,6 +154,23 @@ def test_shrink_takes_masks_and_leaves_what_trains(capsys: pytest.CaptureFixture
     assert "nothing is left out" in found["warnings"][0]
 
 
+def test_layers_of_a_stack_are_written_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    stack = {
+        "in": rng.normal(size=(2, 6, 8)).astype(np.float32),
+        "out": rng.normal(size=(2, 8, 6)).astype(np.float32),
+    }
+    stack["out"][0, 2:], stack["out"][1, 5:] = 0, 0  # two neurons are read, and five
+    write(Path("stack.safetensors"), stack, {})
+    told(capsys, "shrink", "stack.safetensors", "--model", "tests.cli.networks:of_a_scan",
+         "--unstack", "--out", "small.safetensors")  # fmt: skip
+    arrays = load(Path("small.safetensors")).arrays
+    assert {name: array.shape for name, array in arrays.items()} == {
+        "in/0": (6, 2), "in/1": (6, 5), "out/0": (2, 6), "out/1": (5, 6),
+    }  # fmt: skip
+    np.testing.assert_array_equal(arrays["in/1"], stack["in"][1, :, :5])
+
+
 def test_moments_of_an_optimizer_are_left_out_with_a_warning(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
