@@ -11,19 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
-from lap_jax.batching import Part, for_each
+from lap_jax.batching import Part, for_each, is_traced, on_host
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import Layer
 from lap_jax.graph.shortcuts import direct
 from lap_jax.meshes import as_laid_out, everywhere, sharding_of
 from lap_jax.methods import Method, draws, looks, score_of
-from lap_jax.scoring import lags, on_host, scores
+from lap_jax.scoring import lags, scores
+from lap_jax.scoring import on_host as host
 from lap_jax.scoring.kernels import Layout, as_kernel, as_read, layout_of, read
 from lap_jax.scoring.norms import near_largest
 from lap_jax.scoring.propagation import Flow, Measured, Propagation, sides
 from lap_jax.scoring.scores import Score, Sides
 
 Masks = dict[str, jax.Array]
+LARGEST_MASKED = 2**18
+"""Entries of a kernel with a mask beyond which NumPy is not to make its norms: methods with an
+order make them again and again, and NumPy takes ten times as long as a program does."""
 
 
 class Network(NamedTuple):
@@ -109,7 +113,9 @@ def propagation(network: Network, flows: dict[str, Flow], masks: Masks) -> Propa
         operands = (network.kernels[name], amplitudes, masks.get(name))
         return for_each(_weigh, {name: (how, operands)})[name]
 
-    return Propagation(network.graph, flows, network.gains, weigh, network.measured, {})
+    arrays = (flows, network.gains, network.measured)
+    here = not is_traced(arrays) and on_host(arrays)
+    return Propagation(network.graph, flows, network.gains, weigh, network.measured, {}, here)
 
 
 _How = tuple[Layout, NamedSharding | None]
@@ -134,14 +140,16 @@ def _flow(how: _How, kernel: Part, top: jax.Array, mask: jax.Array | None) -> Fl
 
 
 def _peak_on_host(how: _How, kernel: np.ndarray, mask: np.ndarray | None) -> np.ndarray | None:
-    return None if how[1] else on_host.peak(as_kernel(how[0], kernel), mask)
+    return None if how[1] else host.peak(as_kernel(how[0], kernel), mask)
 
 
 def _flow_on_host(
     how: _How, kernel: np.ndarray, top: np.ndarray, mask: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
     layout, sharding = how
-    return None if sharding else on_host.flow(layout.groups, as_kernel(layout, kernel), top, mask)
+    if sharding or (mask is not None and mask.size > LARGEST_MASKED):
+        return None
+    return host.flow(layout.groups, as_kernel(layout, kernel), top, mask)
 
 
 def _weigh(
@@ -249,10 +257,10 @@ def staged_on_host(
         return None
     layout = rule.layouts[0]
     if rule.score is scores.magnitude:
-        return np.abs(on_host.widen(as_kernel(layout, kernel)))
+        return np.abs(host.widen(as_kernel(layout, kernel)))
     if rule.score is scores.lookahead and rule.rescale:
         sides = (None if side is None else np.asarray(side) for side in own[0])
-        return on_host.lookahead(layout, as_kernel(layout, kernel), *sides)
+        return host.lookahead(layout, as_kernel(layout, kernel), *sides)
     return None
 
 

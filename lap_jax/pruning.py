@@ -53,6 +53,7 @@ from lap_jax.neurons import prune_neurons, vector_masks
 from lap_jax.passes import prune
 from lap_jax.paths import leaves_by_path, map_by_path, shapes_by_path
 from lap_jax.scoring import scores
+from lap_jax.scoring.gains import Gain, gains
 from lap_jax.scoring.kernels import kernel_of, layout_of, leaves_of, part_of, read
 from lap_jax.scoring.propagation import Measured
 from lap_jax.scoring.scores import Score
@@ -350,11 +351,10 @@ def _inputs(
 
 
 def _network(graph: Graph, method: Method, inputs: _Inputs) -> Network:
-    gains = for_each(scores.gain, {name: _gain(graph.parts[name], own)
-                                   for name, own in inputs.factors.items()})  # fmt: skip
-    for name, found in inputs.measured.items():
-        if found.active is not None:
-            gains[name] = gains.get(name, 1.0) * jnp.sqrt(scores.widen(found.active))
+    found = gains({name: _gain(graph.parts[name], own) for name, own in inputs.factors.items()})
+    for name, seen in inputs.measured.items():
+        if seen.active is not None:
+            found[name] = found.get(name, 1.0) * jnp.sqrt(scores.widen(seen.active))
     tensors = {
         layer.name: {
             name: part_of(layer, leaves[layer.path]) for name, leaves in inputs.tensors.items()
@@ -362,13 +362,13 @@ def _network(graph: Graph, method: Method, inputs: _Inputs) -> Network:
         for layer in graph.layers
     }
     kernels = {layer.name: part_of(layer, inputs.leaves[layer.path]) for layer in graph.layers}
-    return Network(graph, method, kernels, gains, inputs.measured, inputs.key, tensors)
+    return Network(graph, method, kernels, found, inputs.measured, inputs.key, tensors)
 
 
-def _gain(part: Layer | Junction, leaves: Mapping[str, Any]) -> tuple[scores.Gain, tuple[Any, ...]]:
-    """Return what `scores.gain` is to be called with."""
+def _gain(part: Layer | Junction, leaves: Mapping[str, Any]) -> tuple[Gain, tuple[Any, ...]]:
+    """Return what `gains` is to be called with."""
     factors = tuple(replace(factor, path="") for factor in part.factors)
-    how = scores.Gain(part.out_size, factors, isinstance(part, Layer))
+    how = Gain(part.out_size, factors, isinstance(part, Layer))
     return how, tuple(leaves[factor.path] for factor in part.factors)
 
 

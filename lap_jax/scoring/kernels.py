@@ -63,8 +63,11 @@ def as_kernel(layout: Layout, array: Any) -> Any:
     return array.reshape(layout.split).transpose(layout.order).reshape(layout.shape)
 
 
-def in_leaf(layout: Layout, kernel: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Return an array of the kernel's shape as the part of the leaf, of ``shape``, that it is."""
+def in_leaf(layout: Layout, kernel: Any, shape: tuple[int, ...]) -> Any:
+    """Return an array of the kernel's shape as the part of the leaf, of ``shape``, that it is.
+
+    Of NumPy or JAX.
+    """
     if not layout.split:
         return kernel.reshape(shape)
     split = tuple(layout.split[axis] for axis in layout.order)
@@ -94,7 +97,7 @@ def leaves_of(
     for layer in graph.layers:
         if not layer.tied_to:
             parts.setdefault(layer.path, {})[layer.place] = layer
-    found = {}
+    found, calls = {}, {}
     for path, layers in parts.items():
         lead = shapes[path][: len(next(iter(layers)))]
         places = [tuple(map(int, index)) for index in np.ndindex(*lead)]
@@ -104,8 +107,23 @@ def leaves_of(
             continue
         layouts = tuple(layout_of(layers[place]) if place in layers else None for place in places)
         how = (layouts, shapes[path], len(lead), shardings[path])
-        found[path] = for_each(_together, {path: (how, tuple(own))})[path]
-    return found
+        calls[path] = how, tuple(own)
+    found |= for_each(_together, calls, _together_on_host)
+    return {path: found[path] for path in parts}
+
+
+def _together_on_host(
+    how: tuple[tuple[Layout | None, ...], tuple[int, ...], int, Sharding | None],
+    *parts: np.ndarray | None,
+) -> np.ndarray | None:  # fmt: skip
+    layouts, shape, lead, sharding = how
+    if sharding is not None:
+        return None
+    mask = np.ones((len(parts), *shape[lead:]), bool)
+    for place, (layout, part) in enumerate(zip(layouts, parts, strict=True)):
+        if part is not None and layout is not None:
+            mask[place] = in_leaf(layout, part, shape[lead:])
+    return mask.reshape(shape)
 
 
 def _together(

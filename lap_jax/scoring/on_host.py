@@ -31,7 +31,7 @@ def widen(x: Array) -> Array:
 def peak(kernel: Array, mask: Array | None = None) -> Array | None:
     """Return the largest ``|w|`` of those that count; not finite if a weight is not."""
     values = np.abs(widen(kernel))
-    return _unless_tiny(np.asarray(np.max(values if mask is None else np.where(mask, values, 0))))
+    return unless_tiny(np.asarray(np.max(values if mask is None else np.where(mask, values, 0))))
 
 
 def flow(
@@ -43,17 +43,26 @@ def flow(
         return None
     window = (-1, *kernel.shape[-2:])
     values = widen(kernel).reshape(window) / near
-    squares = _unless_tiny(np.square(values))
+    squares = unless_tiny(np.square(values, out=values))
     if squares is None:
         return None
     squares = _shortened(squares)
     if mask is not None:
-        squares = np.where(mask.reshape(window), squares, squares.dtype.type(0))
+        np.putmask(squares, ~mask.reshape(window), 0)
     squares = _add_up(squares, 0) if len(squares) > 1 else squares[0]
     arriving = _add_up(squares, 0)
     grouped = squares.reshape(len(squares), groups, -1).swapaxes(0, 1)
     leaving = _add_up(grouped, -1).reshape(-1)
     return near * np.sqrt(leaving), near * np.sqrt(arriving)
+
+
+def euclidean(rows: Array) -> Array | None:
+    """Return ``sqrt((rows**2).sum(0))``, as `norms.euclidean` does, of numbers not negative."""
+    near = _power_of_two(np.asarray(np.max(rows)))
+    if near is None:
+        return None
+    squares = unless_tiny(np.square(rows / near))
+    return None if squares is None else unless_tiny(near * np.sqrt(_add_up(_shortened(squares), 0)))
 
 
 def lookahead(
@@ -66,7 +75,7 @@ def lookahead(
             sides.append(np.ones(1, np.float32))
             continue
         near = _power_of_two(np.asarray(np.max(side)))
-        scaled = None if near is None else _unless_tiny(side / near)
+        scaled = None if near is None else unless_tiny(side / near)
         if scaled is None:
             return None
         sides.append(scaled)
@@ -74,8 +83,10 @@ def lookahead(
     if len(left) > 1:  # along the axis of inputs; with groups along both last
         each = left.reshape(layout.groups, -1).T
         left = np.repeat(each, layout.shape[-1] // layout.groups, 1) if layout.groups > 1 else each
-    found = _unless_tiny(np.abs(widen(kernel)) * left)
-    return None if found is None else _unless_tiny(found * right)
+    found = np.abs(widen(kernel)).astype(np.result_type(np.float32, kernel, left, right))
+    if unless_tiny(np.multiply(found, left, out=found)) is None:
+        return None
+    return unless_tiny(np.multiply(found, right, out=found))
 
 
 def _power_of_two(x: Array) -> np.floating | None:
@@ -91,16 +102,21 @@ def _power_of_two(x: Array) -> np.floating | None:
     return np.ldexp(x.dtype.type(1), exponent)
 
 
-def _unless_tiny(x: Array) -> Array | None:
+def unless_tiny(x: Array) -> Array | None:
     """Return numbers that are not negative, or None if one is subnormal, or nearly so."""
     least = np.finfo(x.dtype).tiny * x.dtype.type(_SPARE)
-    return None if bool(((x < least) & (x != 0)).any()) else x
+    tiny = x < least
+    return None if tiny.any() and np.any(x[tiny]) else x
 
 
 def _shortened(x: Array) -> Array:
     """Round positive numbers to one bit less than the type holds, ties to even."""
     bits = x.view(_WORDS[x.dtype.itemsize])
-    return ((bits + ((bits >> 1) & 1)) & -2).view(x.dtype)
+    rounded = bits >> 1  # one array, again and again: most of the time goes to new memory
+    rounded &= 1
+    rounded += bits
+    rounded &= -2
+    return rounded.view(x.dtype)
 
 
 def _add_up(x: Array, axis: int) -> Array:

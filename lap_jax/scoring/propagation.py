@@ -26,11 +26,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Edge, Junction, Layer
-from lap_jax.scoring.norms import euclidean
+from lap_jax.scoring.amplitudes import Amplitudes, in_memory, norm, product, scaled, times
 from lap_jax.scoring.scores import Sides, widen
 
 Flow = tuple[jax.Array, jax.Array]
@@ -64,14 +65,16 @@ class Propagation(NamedTuple):
         for a horizon beyond one.
       measured: by layer.
       found: what has been worked out.
+      on_host: whether all of that lies in the host's memory, and is worked out there.
     """
 
     graph: Graph
     flows: dict[str, Flow]
     gains: Mapping[str, jax.Array]
-    weigh: Callable[[str, jax.Array, bool], jax.Array]
+    weigh: Callable[[str, Amplitudes, bool], jax.Array]
     measured: Mapping[str, Measured]
     found: dict[_Key, _Found]
+    on_host: bool = False
 
 
 _Key = tuple[str, str, int | str]
@@ -80,7 +83,7 @@ _Key = tuple[str, str, int | str]
 class _Found(NamedTuple):
     """A value per channel, and the layers whose kernels it was made of; None: being worked out."""
 
-    value: jax.Array | None
+    value: Amplitudes | None
     layers: frozenset[str] = frozenset()
 
 
@@ -106,14 +109,14 @@ def sides(known: Propagation, layer: Layer, direction: str, horizon: int | str) 
     left = right = None
     if direction in ("both", "backward"):
         left = measured.input
-        left = before(known, layer.name, horizon) if left is None else widen(left)
+        left = before(known, layer.name, horizon) if left is None else _read(known, widen(left))
     if direction in ("both", "forward"):
         right = measured.output
-        right = after(known, layer.name, horizon) if right is None else widen(right)
+        right = after(known, layer.name, horizon) if right is None else _read(known, widen(right))
     return Sides(left, right)
 
 
-def removals(known: Propagation, layer: Layer, horizon: int | str) -> jax.Array:
+def removals(known: Propagation, layer: Layer, horizon: int | str) -> Amplitudes:
     """Return what the loss of each input changes in what a layer gives, ``[in]``.
 
         removals[j] = before[j] * ||W[:, j]||
@@ -124,7 +127,7 @@ def removals(known: Propagation, layer: Layer, horizon: int | str) -> jax.Array:
     """
     reached = sides(known, layer, "backward", horizon).input
     assert reached is not None
-    return reached * _resolved(_asked(known, layer.name, horizon))
+    return times(reached, _resolved(_asked(known, layer.name, horizon)))
 
 
 def changed(known: Propagation, name: str, flow: Flow) -> None:
@@ -134,7 +137,7 @@ def changed(known: Propagation, name: str, flow: Flow) -> None:
         del known.found[key]
 
 
-def before(known: Propagation, name: str, horizon: int | str) -> jax.Array:
+def before(known: Propagation, name: str, horizon: int | str) -> Amplitudes:
     """Return what reaches each input of a layer or junction, ``[in]``.
 
         before[j]**2 = sum over edges of scale**2 * output_norms[source of j]**2
@@ -145,7 +148,7 @@ def before(known: Propagation, name: str, horizon: int | str) -> jax.Array:
     return _resolved(_before(known, name, horizon))
 
 
-def after(known: Propagation, name: str, horizon: int | str) -> jax.Array:
+def after(known: Propagation, name: str, horizon: int | str) -> Amplitudes:
     """Return what is made of each output of a layer or junction, ``[out]``; its norm included.
 
     after[k]**2 = a[k]**2 * sum over edges of scale**2 * sum over inputs c that k feeds of
@@ -159,12 +162,12 @@ def _before(known: Propagation, name: str, horizon: int | str) -> _Found:
         part, rows, layers = known.graph.parts[name], [], []
         for edge in known.graph.into(name):
             if edge.source == IDENTITY:
-                rows.append(jnp.ones((1, part.in_size), jnp.float32))
+                rows.append(_ones(known, 1, part.in_size))
                 continue
             brought = _output_norms(known, edge.source, horizon)
-            rows.append(edge.to_target(_scaled(edge, _resolved(brought)), part.in_size))
+            rows.append(edge.to_target(scaled(_resolved(brought), edge.scale), part.in_size))
             layers.append(brought.layers)
-        return _Found(_meet(part, rows, part.in_size), frozenset().union(*layers))
+        return _Found(_meet(known, part, rows, part.in_size), frozenset().union(*layers))
 
     return _once(known, ("before", name, horizon), work)
 
@@ -174,10 +177,10 @@ def _output_norms(known: Propagation, name: str, horizon: int | str) -> _Found:
     if isinstance(known.graph.parts[name], Junction):
         found = _before(known, name, horizon)
     elif horizon == 1:
-        found = _Found(known.flows[name][1], frozenset([name]))
+        found = _Found(_read(known, known.flows[name][1]), frozenset([name]))
     else:
         reached = _before(known, name, _less(horizon))
-        value = known.weigh(name, _resolved(reached), True)
+        value = _read(known, known.weigh(name, _resolved(reached), True))
         found = _Found(value, reached.layers | {name})
     return _gained(known, name, found)
 
@@ -187,12 +190,12 @@ def _after(known: Propagation, name: str, horizon: int | str) -> _Found:
         part, rows, layers = known.graph.parts[name], [], []
         for edge in known.graph.out_of(name):
             if edge.target == IDENTITY:
-                rows.append(jnp.ones((1, part.out_size), jnp.float32))
+                rows.append(_ones(known, 1, part.out_size))
                 continue
             asked = _input_norms(known, edge, horizon)
-            rows.append(edge.to_source(_scaled(edge, _resolved(asked)), part.out_size))
+            rows.append(edge.to_source(scaled(_resolved(asked), edge.scale), part.out_size))
             layers.append(asked.layers)
-        found = _Found(_meet(None, rows, part.out_size), frozenset().union(*layers))
+        found = _Found(_meet(known, None, rows, part.out_size), frozenset().union(*layers))
         return _gained(known, name, found)
 
     return _once(known, ("after", name, horizon), work)
@@ -209,8 +212,8 @@ def _input_norms(known: Propagation, edge: Edge, horizon: int | str) -> _Found:
         for other in known.graph.into(name):
             if other != edge:
                 brought = _output_norms(known, other.source, horizon)
-                rows = other.to_target(_scaled(other, _resolved(brought)), part.in_size)
-                value = value * _norm(rows)
+                rows = other.to_target(scaled(_resolved(brought), other.scale), part.in_size)
+                value = times(value, norm([rows]))
                 layers |= brought.layers
     return _Found(value, layers)
 
@@ -218,9 +221,10 @@ def _input_norms(known: Propagation, edge: Edge, horizon: int | str) -> _Found:
 def _asked(known: Propagation, name: str, horizon: int | str) -> _Found:
     """Return what a layer makes of each of its inputs, ``[in]``."""
     if horizon == 1:
-        return _Found(known.flows[name][0], frozenset([name]))
+        return _Found(_read(known, known.flows[name][0]), frozenset([name]))
     made = _after(known, name, _less(horizon))
-    return _Found(known.weigh(name, _resolved(made), False), made.layers | {name})
+    value = _read(known, known.weigh(name, _resolved(made), False))
+    return _Found(value, made.layers | {name})
 
 
 def _once(known: Propagation, key: _Key, work: Callable[[], _Found]) -> _Found:
@@ -237,7 +241,7 @@ def _once(known: Propagation, key: _Key, work: Callable[[], _Found]) -> _Found:
     return found
 
 
-def _resolved(found: _Found) -> jax.Array:
+def _resolved(found: _Found) -> Amplitudes:
     assert found.value is not None
     return found.value
 
@@ -246,30 +250,26 @@ def _gained(known: Propagation, name: str, found: _Found) -> _Found:
     """Multiply by what is behind a layer or junction."""
     if name not in known.gains:
         return found
-    return found._replace(value=_resolved(found) * known.gains[name])
+    return found._replace(value=times(_resolved(found), _read(known, known.gains[name])))
 
 
 def _less(horizon: int | str) -> int | str:
     return horizon - 1 if isinstance(horizon, int) else horizon
 
 
-def _scaled(edge: Edge, values: jax.Array) -> jax.Array:
-    return values if edge.scale == 1 else values * edge.scale
-
-
-def _meet(part: Layer | Junction | None, rows: list[jax.Array], size: int) -> jax.Array:
+def _meet(
+    known: Propagation, part: Layer | Junction | None, rows: list[Amplitudes], size: int
+) -> Amplitudes:
     if not rows:
-        return jnp.ones(size, jnp.float32)
+        return _ones(known, size)
     if isinstance(part, Junction) and part.kind == "product":
-        return jnp.prod(jnp.stack([_norm(row) for row in rows]), 0)
-    return _norm(jnp.concatenate(rows))
+        return product([norm([row]) for row in rows])
+    return norm(rows)
 
 
-def _norm(rows: jax.Array) -> jax.Array:
-    """Return the norm over the first axis; of a single row, the row itself."""
-    return rows[0] if rows.shape[0] == 1 else _euclidean(rows)
+def _read(known: Propagation, values: jax.Array) -> Amplitudes:
+    return in_memory(values) if known.on_host else values
 
 
-@jax.jit
-def _euclidean(rows: jax.Array) -> jax.Array:
-    return euclidean(rows, 0)
+def _ones(known: Propagation, *shape: int) -> Amplitudes:
+    return (np if known.on_host else jnp).ones(shape, jnp.float32)

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lap_jax.graph.layers import Factor
 from lap_jax.scoring.kernels import Layout, as_read
 from lap_jax.scoring.norms import (
     add_up,
@@ -184,49 +183,6 @@ def peak(kernel: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """Return the largest ``|w|`` of those that count; not finite if a weight is not."""
     values = jnp.abs(widen(lax.optimization_barrier(kernel)))
     return jnp.max(values if mask is None else jnp.where(mask, values, 0))
-
-
-class Gain(NamedTuple):
-    """What multiplies channels, but for the leaves' paths: what parts of one program share.
-
-    Attributes:
-      size: number of channels.
-      factors: without their paths.
-      of_layer: whether it is a layer's, not a junction's.
-    """
-
-    size: int
-    factors: tuple[Factor, ...]
-    of_layer: bool
-
-
-def gain(how: Gain, *leaves: jax.Array) -> jax.Array:
-    """Return what multiplies the outputs of a layer or junction, per channel, ``[size]``.
-
-        product over factors of |leaf + shift| ** power
-
-    which for the factors of a batch norm is ``|scale| / sqrt(var + epsilon)`` (Eq. 8). A distortion
-    is not negative, a scale may be. To be compiled as a whole: XLA divides by a root in another way
-    where it sees both.
-
-    Args:
-      how: the factors.
-      leaves: of each.
-    """
-    product = jnp.ones(how.size, jnp.float32)
-    for factor, leaf in zip(how.factors, leaves, strict=True):
-        entries = widen(leaf).reshape(-1)
-        if factor.entries is not None:
-            entries = entries[factor.entries.values]
-        entries = jnp.abs(entries + factor.shift)
-        if factor.power == 1:
-            product = product * entries
-        elif factor.power == -0.5 and how.of_layer:
-            # XLA's power rounds otherwise than its root: masks of layers are those of Eq. 8's form.
-            product = product / jnp.sqrt(entries)
-        else:
-            product = product * entries**factor.power
-    return product
 
 
 def widen(array: jax.Array) -> jax.Array:

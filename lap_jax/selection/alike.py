@@ -30,7 +30,7 @@ _LEAST, _FINE = 10, 16
 
 def shares(shape: tuple[int, ...], operands: Any) -> bool:
     """Return whether a layer is to share a search: a small one, there to be seen, on one device."""
-    if math.prod(shape) > LARGEST or is_traced(operands):
+    if is_traced(operands) or (math.prod(shape) > LARGEST and not on_host(operands)):
         return False
     return all(
         len(leaf.sharding.device_set) == 1

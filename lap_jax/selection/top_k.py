@@ -58,13 +58,17 @@ def keep_largest(
 def largest_on_host(scores: np.ndarray, k: int, where: np.ndarray | None = None) -> np.ndarray:
     """Return the mask of `keep_largest`, of NumPy arrays."""
     keys = np.abs(scores.reshape(-1)).view(_WORDS[scores.dtype.name])
-    if where is not None:
-        keys = np.where(where.reshape(-1), keys, -1)
+    own = np.ones(keys.size, bool) if where is None else where.reshape(-1)
+    among = keys if where is None else keys[own]
+    if k >= among.size:  # all that take part, and of the others the first
+        mask = own.copy()
+        mask[np.flatnonzero(~own)[: k - among.size]] = True
+        return mask.reshape(scores.shape)
     if k == 0:
         return np.zeros(scores.shape, bool)
-    least = np.partition(keys, keys.size - k)[keys.size - k]
-    mask = keys > least
-    mask[np.flatnonzero(keys == least)[: k - int(mask.sum())]] = True
+    least = np.partition(among, among.size - k)[among.size - k]
+    mask = own & (keys > least)
+    mask[np.flatnonzero(own & (keys == least))[: k - int(mask.sum())]] = True
     return mask.reshape(scores.shape)
 
 

@@ -1,7 +1,6 @@
 """Scores against the paper: Eq. 4 with explicit Jacobian matrices, Eq. 5 and 9 neuron by neuron."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -13,8 +12,6 @@ import pytest
 from hypothesis import strategies as st
 
 from lap_jax import METHODS, LayerSpec, Norm, chain, lookahead_scores
-from lap_jax.graph.layers import Factor, Index, Junction, Layer
-from lap_jax.scoring.scores import Gain, gain
 from tests import oracle
 from tests.networks import WIDTHS, assert_close, mlp
 
@@ -246,54 +243,3 @@ def test_random_scores_take_a_key() -> None:
     for name in params:
         assert not (one[name] == other[name]).any()
         assert np.unique(one[name]).size == one[name].size
-
-
-# ---------------------------------------------------------------- gains
-
-
-def gain_of(part: Layer | Junction, leaves: Mapping[str, Any]) -> jax.Array:
-    """What multiplies a part's channels, of leaves by path."""
-    factors = tuple(replace(factor, path="") for factor in part.factors)
-    how = Gain(part.out_size, factors, isinstance(part, Layer))
-    return gain(how, *(leaves[factor.path] for factor in part.factors))
-
-
-FACTORS = (
-    Factor("n/scale"), Factor("n/var", -0.5, 1e-3), Factor("gates", 2.0, -0.5),
-    Factor("gates", entries=Index([2, 0, 2])),
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "part", [Layer("a", "a", (2, 3), factors=FACTORS), Junction("sum 0", 3, factors=FACTORS)]
-)
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_gains_are_the_product_of_powers(part: Layer | Junction, dtype: Any) -> None:
-    leaves = {
-        "n/scale": jnp.array([1.5, -2.0, 0.0], dtype),
-        "n/var": jnp.array([0.25, 4.0, 1.0], dtype),
-        "gates": jnp.array([[1.0], [-3.0], [0.5]], dtype),
-    }
-    scale, var, gates = (np.asarray(leaf, np.float64).ravel() for leaf in leaves.values())
-    wanted = abs(scale) / np.sqrt(var + 1e-3) * (gates - 0.5) ** 2 * abs(gates[[2, 0, 2]])
-    found = gain_of(part, leaves)
-    chex.assert_shape(found, (3,))
-    chex.assert_type(found, jnp.float32)
-    np.testing.assert_allclose(found, wanted, rtol=1e-6)
-
-
-def test_without_factors_gains_are_ones() -> None:
-    chex.assert_trees_all_equal(gain_of(Layer("a", "a", (2, 3)), {}), jnp.ones(3))
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_the_gain_of_a_layer_is_the_quotient_of_eq_8_to_the_bit(compiled: bool) -> None:
-    scale, var = jax.random.normal(jax.random.key(0), (2, 1001))
-    node = Layer("a", "a", (2, 1001), factors=Norm("n", 1e-3).factors)
-    found, wanted = (
-        lambda scale, var: gain_of(node, {"n/scale": scale, "n/var": var}),
-        lambda scale, var: jnp.abs(scale) / jnp.sqrt(var + 1e-3),
-    )
-    if compiled:
-        found, wanted = jax.jit(found), jax.jit(wanted)
-    chex.assert_trees_all_equal(found(scale, var**2), wanted(scale, var**2))

@@ -102,7 +102,9 @@ def test_sizes_are_filled_up_to_few() -> None:
 def test_large_traced_and_spread_layers_are_searched_alone() -> None:
     x = jnp.ones((8, 4))
     assert shares((8, 4), (x, None, 3))
-    assert not shares((1, LARGEST + 1), (x,))
+    large = (1, LARGEST + 1)
+    assert shares(large, (x,))  # small arrays in the host's memory, for a shape that is not
+    assert not shares(large, (jnp.zeros(large, bool),))
     jax.eval_shape(lambda x: pytest.fail("shares a trace") if shares((8, 4), x) else x, x)
     spread = NamedSharding(Mesh(np.array(jax.devices()[:2]), "d"), PartitionSpec("d"))
     assert not shares((8, 4), jax.device_put(x, spread))
