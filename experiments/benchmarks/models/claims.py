@@ -16,7 +16,10 @@ class Verdict(NamedTuple):
     """What the oracle makes of a graph.
 
     Attributes:
-      edges: pairs of layers that the graph or the oracle connects.
+      edges: pairs of layers that the graph or the oracle connects. Without those that lead to a
+        layer whose kernel nothing reads by itself: where one is made of several parameters, such as
+        the queries of a learned probe, the oracle has no numbers for its entries and sees no
+        channel reach it. ``lost`` says that there is one.
       agree: those of them where all channels that were tried go the same way.
       differ: a line for each of the others that no barrier explains.
       stopped: how many the oracle sees on the two sides of a barrier.
@@ -50,6 +53,9 @@ def judge(graph: Graph, found: Reached, leaves: Mapping[str, Any]) -> Verdict:
     starts = dict(zip(leaves, np.cumsum([0, *sizes[:-1]]), strict=True))
     ends = [_ends(graph, each.table, leaves, starts) for each in found.readings]
     seen, free, probed = _by_layers(graph, found, ends)
+    hidden: set[str] = set()
+    if any((each.table < 0).all() for each in found.readings):
+        hidden = set(graph.names) - {end.layer for own in ends for end in own}
     edges, agree, stopped, differ = 0, 0, 0, []
     for name, channels in probed.items():
         claims = claimed(graph, name, channels)
@@ -58,7 +64,7 @@ def judge(graph: Graph, found: Reached, leaves: Mapping[str, Any]) -> Verdict:
             none = np.zeros((len(channels), graph[other].in_size), bool)
             claim = none if claim is None else claim
             shown = seen.get((name, other), none)
-            if not claim.any() and not shown.any():
+            if other in hidden or not (claim.any() or shown.any()):
                 continue
             edges += 1
             missing, more = shown & ~claim, claim & ~free.get((name, other), none)

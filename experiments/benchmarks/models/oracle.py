@@ -1,8 +1,10 @@
 """Which channels reach which inputs, by perturbing them: an oracle that knows nothing of tracing.
 
 Every equation that reads a kernel gives random numbers, whatever goes in, so that nothing passes a
-layer and no channel is dead. Then one channel of one such equation is changed, by other numbers
-along its other axes, and seen is which inputs of the other equations change.
+layer, and a ReLU lets half of what is below zero pass: a dead one would hide what reaches it, and
+of a statistic that wakes it in one probe alone all the other channels. Then one channel of one such
+equation is changed, by other numbers along its other axes, and seen is which inputs of the other
+equations change.
 
 Three times: as it is; with what `exp` gives held fast, which stops what goes through a softmax;
 and with sums, maxima and products of activations held as well, which stops the statistics of norms.
@@ -19,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, JaxprEqn
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from experiments.benchmarks.models.program import Known, Visit, evaluate, walk
 from experiments.benchmarks.models.readings import Reading, is_reading, numbers, reading
@@ -127,13 +129,28 @@ def _base(program: ClosedJaxpr, arguments: Sequence[Known], rng: np.random.Gener
             out: Any = equation.outvars[0].aval
             base.outputs.append(jnp.asarray(rng.normal(size=out.shape), out.dtype))
             return base.outputs[-1:]
-        values = evaluate(equation, [each.value for each in given])
+        values = _computed(equation, given)
         if _holds(equation, given) is not None:
             base.held.append(values[0])
         return values
 
     walk(program, arguments, visit)
     return base
+
+
+def _computed(equation: JaxprEqn, given: Sequence[Known]) -> list[Any]:
+    """Compute an equation; of a maximum with zero half of what is below passes, too."""
+    values = [each.value for each in given]
+    found = evaluate(equation, values)
+    zeros = [isinstance(each, Literal) and np.ndim(each.val) == 0 and each.val == 0
+             for each in equation.invars]  # fmt: skip
+    if (
+        equation.primitive.name == "max"
+        and any(zeros)
+        and jnp.issubdtype(found[0].dtype, jnp.floating)
+    ):
+        found[0] = found[0] + jnp.minimum(*values) / 2
+    return found
 
 
 def _holds(equation: JaxprEqn, given: Sequence[Known]) -> int | None:
@@ -166,7 +183,7 @@ def _changes(
                 read.append(given[how.operand].value)
                 own = (numbers(output.shape, how.outputs) == channel) & (number == at)
                 return [jnp.where(own, output + directions[at], output)]
-            values = evaluate(equation, [each.value for each in given])
+            values = _computed(equation, given)
             holds = _holds(equation, given)
             if holds is not None:
                 values[0] = jnp.where(level >= holds, next(kept), values[0])
@@ -201,9 +218,9 @@ def _changed(values: jax.Array, level: jax.Array, axes: tuple[int, ...]) -> jax.
 
 
 def _directions(rng: np.random.Generator, base: _Base) -> list[jax.Array]:
-    """Draw what is added to outputs: far more than they are, so that a dead ReLU wakes up.
+    """Draw what is added to outputs: far more than they are, so that what saturates is left.
 
-    It does at the latest where the same is taken away.
+    It is at the latest where the same is taken away.
     """
     drawn = [rng.normal(size=output.shape) for output in base.outputs]
     return [

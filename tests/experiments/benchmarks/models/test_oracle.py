@@ -152,3 +152,29 @@ def test_paths_are_those_of_a_graph() -> None:
     tree = {"params": {"a": {"kernel": jnp.ones(2)}}, "batch_stats": {"a": {"var": jnp.ones(2)}}}
     assert list(leaves_by_path(tree)) == ["a/var", "a/kernel"]
     assert list(leaves_by_path({"a": [jnp.ones(2), jnp.ones(2)]})) == ["a/0", "a/1"]
+
+
+def dead(p: Tree, x: jax.Array) -> jax.Array:
+    y = jax.nn.relu(x @ p["a"] - 1000)
+    centred = y - y.mean(-1, keepdims=True)
+    return jax.nn.relu(centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) - 2) @ p["b"]
+
+
+def test_dead_relus_hide_no_channel_and_make_no_neighbour_of_a_statistic() -> None:
+    found = verdict(dead, kernels(a=(5, 16), b=(16, 3)), noise(2, 5))
+    assert (found.edges, found.agree, found.differ) == (1, 1, ())
+
+
+def probing(p: Tree, x: jax.Array) -> jax.Array:
+    keys = x @ p["k"]
+    weights = jax.nn.softmax((p["probe"] @ p["q"]) @ keys.T)
+    return (weights @ (x @ p["v"])) @ p["o"]
+
+
+def test_a_layer_whose_kernel_is_met_made_of_several_is_not_judged_but_said() -> None:
+    params = kernels(k=(5, 4), probe=(2, 6), q=(6, 4), v=(5, 4), o=(4, 3))
+    graph = trace(probing, params, noise(7, 5))
+    assert any(edge.target == "q" or edge.source == "q" for edge in graph.edges)
+    found = verdict(probing, params, noise(7, 5), graph=graph)
+    assert (found.edges, found.agree, found.differ) == (1, 1, ())
+    assert found.lost == ("a kernel made of several parameters",)
