@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -9,10 +10,14 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from experiments.benchmarks.models.example import Example, count_of, leaves_by_path, stirred
 from experiments.benchmarks.models.row import LIMIT, Entry, at_most, line, missing
 from experiments.benchmarks.models.sections import sections
-from lap_jax import Graph, Scope, lookahead_masks, neuron_groups, shrink, trace
+from lap_jax import Graph, Scope, apply_masks, lookahead_masks, neuron_groups, shrink, trace
 
 NEURONS = 0.5
 WEIGHTS = (0.97, 0.8, 0.5)
@@ -20,7 +25,7 @@ WEIGHTS = (0.97, 0.8, 0.5)
 TOLERANCE = 1e-5
 
 HEADER = (
-    "Model", "dtype", "Parameters", "Half of the neurons", "Weights at", "Difference",
+    "Model", "dtype", "Parameters", "Half of the neurons", "Weights at", "Difference", "Varies",
     "At full size", "Seconds",
 )  # fmt: skip
 INTRODUCTION = f"""\
@@ -28,8 +33,10 @@ The models of the support matrix, made really smaller by `lap_jax.shrink`, with 
 biases: by LAP half of the neurons of each group that can go, or by LAP single weights, folded
 and, for training on (``fold=False``), unfolded. *Half of the neurons*, *Weights at*: parameters
 that are left. *Difference*: the largest of the three small networks to the masked ones, relative to
-the largest number of an output, in float32; more than {TOLERANCE:g} is an error. *At full size*:
-primitives that have no rule. Seconds are those of the CPU, of all three, compilation
+the largest number of an output, in float32; more than {TOLERANCE:g} is an error. *Varies*: the
+largest change of an output without half of the neurons when the inputs are others, relative as
+well, which tells a difference from none; kernels that start out small are made larger for it. *At
+full size*: primitives that have no rule. Seconds are those of the CPU, of all three, compilation
 included, of what no model before it had compiled."""
 
 
@@ -45,6 +52,7 @@ class Shrunk:
       weights: how many are left at a sparsity of single weights.
       sparsity: that sparsity.
       difference: the largest to the masked networks.
+      varies: how much the outputs depend on the inputs; 0 where that was not looked at.
       full: what is computed at full size, and in which line.
       seconds: of the CPU.
       error, missing: see `Row`.
@@ -59,6 +67,7 @@ class Shrunk:
     weights: int = 0
     sparsity: float = 0.0
     difference: float = 0.0
+    varies: float = 0.0
     full: tuple[str, ...] = ()
     seconds: float = 0.0
     error: str = ""
@@ -82,7 +91,7 @@ def shrunk(entry: Entry, versions: dict[str, str], limit: float = LIMIT) -> Shru
         with at_most(limit), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is in no layer: the other table lists it
             example = entry.build()
-            example = example._replace(variables=stirred(example.variables))
+            example = example._replace(variables=audible(stirred(example.variables)))
             leaves = leaves_by_path(example.variables)
             about["parameters"] = count_of(leaves)
             stage = "trace"
@@ -97,10 +106,11 @@ def shrunk(entry: Entry, versions: dict[str, str], limit: float = LIMIT) -> Shru
 
 def _neurons(example: Example, graph: Graph, about: dict[str, Any]) -> dict[str, Any]:
     if not neuron_groups(graph).free:
-        return {}
+        return {"varies": varied(example)}
     masks = lookahead_masks(example.variables, graph, NEURONS, scope=Scope(unit="neuron"))
     small = shrink(example.function, example.variables, masks, *example.inputs, tolerance=TOLERANCE)
-    return _said(small, about) | {"neurons": small.parameters[1]}
+    varies = varied(example._replace(variables=apply_masks(example.variables, masks)))
+    return _said(small, about) | {"neurons": small.parameters[1], "varies": varies}
 
 
 def _weights(example: Example, graph: Graph, about: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +125,43 @@ def _weights(example: Example, graph: Graph, about: dict[str, Any]) -> dict[str,
     trained = shrink(*given, fold=False, tolerance=TOLERANCE)
     found = _said(trained, about | found)
     return found | {"weights": small.parameters[1], "sparsity": sparsity}
+
+
+def audible(variables: Any) -> Any:
+    """Return variables whose small kernels are larger, so that inputs are heard beside biases.
+
+    Kernels of less than one over the root of their inputs, in root mean square, are brought to it.
+    """
+
+    def louder(leaf: Any) -> Any:
+        if jnp.ndim(leaf) < 2 or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            return leaf
+        inputs = math.prod(jnp.shape(leaf)[:-1])
+        size = float(jnp.sqrt(jnp.mean(jnp.square(leaf.astype(jnp.float32)))))
+        return leaf * max(1.0, inputs**-0.5 / max(size, 1e-9))
+
+    return jax.tree.map(louder, variables)
+
+
+def varied(example: Example) -> float:
+    """Return the largest change of an output when inputs are turned round along their last axis.
+
+    Relative to the largest number of that output.
+    """
+
+    def other(leaf: Any) -> Any:
+        plain = jnp.ndim(leaf) > 0 and jnp.issubdtype(jnp.result_type(leaf), jnp.number)
+        return jnp.flip(leaf, -1) if plain else leaf
+
+    outs = [
+        [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(example.function(
+            example.variables, *inputs)) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+        for inputs in (example.inputs, jax.tree.map(other, example.inputs))
+    ]  # fmt: skip
+    return max(
+        (float(np.abs(one - two).max() / max(np.abs(one).max(), 1e-30))
+         for one, two in zip(*outs, strict=True)), default=0.0,
+    )  # fmt: skip
 
 
 def _said(small: Any, about: dict[str, Any]) -> dict[str, Any]:
@@ -168,5 +215,6 @@ def _cells(row: Shrunk) -> tuple[str, ...]:
         left(row.neurons) if row.neurons else "-",
         f"{row.sparsity:.0%}: {left(row.weights)}" if row.sparsity else "-",
         f"{row.difference:.1e}" if row.sparsity or row.neurons else "-",
+        f"{row.varies:.1g}" if row.varies else "-",
         str(len(row.full)), "error" if row.error else f"{row.seconds:.0f}",
     )  # fmt: skip

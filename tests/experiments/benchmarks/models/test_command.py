@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.benchmarks.__main__ import main
@@ -15,7 +17,13 @@ from experiments.benchmarks.models.catalogue import entries
 from experiments.benchmarks.models.checkouts import imported
 from experiments.benchmarks.models.example import Example, noise
 from experiments.benchmarks.models.row import Entry, Row, at_most, found, missing
-from experiments.benchmarks.models.shrunk import Shrunk, shrunk, shrunk_table
+from experiments.benchmarks.models.shrunk import (
+    Shrunk,
+    audible,
+    shrunk,
+    shrunk_table,
+    varied,
+)
 from experiments.benchmarks.models.table import from_json, table, to_json
 from lap_jax import PruningError
 
@@ -183,6 +191,19 @@ def test_a_model_is_shrunk_in_three_ways() -> None:
     assert "| tiny | float32 | 35 | 25 (71%) | 80%: " in text
     assert "plain broken, float32: cannot be built: RuntimeError: first line" in text
     assert "1 of nowhere" in text
+
+
+def test_what_inputs_change_is_heard_and_told() -> None:
+    quiet = {"kernel": jnp.full((4, 3), 0.01), "bias": jnp.ones(3)}
+    loud = audible(quiet)
+    assert np.allclose(loud["kernel"], 0.5)  # one over the root of four inputs
+    assert np.array_equal(loud["bias"], quiet["bias"])
+    same = audible({"kernel": jnp.full((4, 3), 2.0)})
+    assert np.array_equal(same["kernel"], np.full((4, 3), 2.0))
+    x = jnp.array([[1.0, 2.0, 3.0, 4.0]])
+    first = Example(lambda v, x: x[:, :1] * v, jnp.float32(2), (x,))
+    assert varied(first) == 3.0  # 2 becomes 8
+    assert varied(first._replace(function=lambda v, x: v + 0 * x)) == 0
 
 
 def test_what_shrinks_wrong_is_an_error_of_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
