@@ -12,7 +12,7 @@ from lap_jax.tracing.applying import Labelled, contracted, convolved
 from lap_jax.tracing.arithmetic import MOST_MIXED, Rule, total
 from lap_jax.tracing.builder import GraphBuilder, Reading
 from lap_jax.tracing.interpreter import out_shape
-from lap_jax.tracing.kernels import layer_of, numbered, output
+from lap_jax.tracing.kernels import layer_of, numbered, output, place_of
 from lap_jax.tracing.making import repeats
 from lap_jax.tracing.movements import Broadcast, Cut, Reshape, first
 from lap_jax.tracing.moving import MOVEMENTS
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jax.extend.core import JaxprEqn
 
 _CHOSEN = "the data choose one of several kernels"
+_ACROSS = f"{_CHOSEN}, which do not lie along the first axes of their parameter"
 
 
 # ---------------------------------------------------------------- lookups
@@ -29,9 +30,14 @@ _CHOSEN = "the data choose one of several kernels"
 
 def _gather(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
     table, index = values
-    if not isinstance(table, FromParams) or not isinstance(index, Traced):
+    if not _is_choice(table) or not isinstance(index, Traced):
         return MOVEMENTS["gather"](builder, eqn, values)
     dims, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    if isinstance(table, Traced):
+        hidden = (*dims.collapsed_slice_dims, *dims.operand_batching_dims)
+        shown = [axis for axis in range(len(table.shape)) if axis not in hidden]
+        at = dict(zip(shown, dims.offset_dims, strict=True))
+        return _choose_again(builder, eqn, values, sizes, at)
     if dims.operand_batching_dims:
         return builder.barrier(eqn, values, "parameters are taken by an index from the data")
     shown = [axis for axis in range(len(table.shape)) if axis not in dims.collapsed_slice_dims]
@@ -40,9 +46,11 @@ def _gather(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequen
 
 def _dynamic_slice(builder: GraphBuilder, eqn: JaxprEqn, values: list[Value]) -> Sequence[Value]:
     table = values[0]
-    if not isinstance(table, FromParams) or not traced(values[1:]):
+    if not _is_choice(table) or not traced(values[1:]):
         return MOVEMENTS["dynamic_slice"](builder, eqn, values)
     at = {axis: axis for axis in range(len(table.shape))}
+    if isinstance(table, Traced):
+        return _choose_again(builder, eqn, values, eqn.params["slice_sizes"], at)
     return _look_up(builder, eqn, values, eqn.params["slice_sizes"], at)
 
 
@@ -61,16 +69,14 @@ def _look_up(
     """
     table = values[0]
     assert isinstance(table, FromParams)
-    count = len(table.shape)
-    looked = [i for i in range(count) if sizes[i] != table.shape[i] or i not in at]
-    rest = [axis for axis in range(count) if axis not in looked]
+    looked, rest = _looked(table.shape, sizes, at)
     made = table.made
     view = made.view if isinstance(made, Entries) and made.view.leaf in builder.kernels else None
     if view is None or not looked or any(sizes[axis] != 1 for axis in looked):
         return builder.barrier(eqn, values, "parameters are taken by an index from the data")
-    if sum(table.shape[axis] > 1 for axis in rest) > 1:  # an entry is a matrix: no row of a table
-        (found,) = builder.barrier(eqn, values, _CHOSEN)
-        return [found._replace(kernels=_one_of(table, looked, at, found.shape))]
+    if _count(table.shape, rest) > 1:  # an entry is a matrix: no row of a table
+        kernels = _one_of(table, looked, at, out_shape(eqn))
+        return _one_of_several(builder, eqn, values, kernels)
     layer = layer_of(builder, view, [(), looked, (), rest])
     if layer is None:
         return builder.barrier(eqn, values, "the table is not a part of one parameter")
@@ -81,12 +87,69 @@ def _look_up(
     return [output(layer, numbered(view, rest, places, out_shape(eqn)))]
 
 
+def _choose_again(
+    builder: GraphBuilder, eqn: JaxprEqn, values: list[Value], sizes: Sequence[int],
+    at: Mapping[int, int],
+) -> Sequence[Value]:  # fmt: skip
+    """What data choose of a stack that data have chosen is one of the kernels of all stacks."""
+    chosen = values[0]
+    assert isinstance(chosen, Traced)
+    looked, rest = _looked(chosen.shape, sizes, at)
+    kernels: list[FromParams] = []
+    if all(sizes[axis] == 1 for axis in looked) and _count(chosen.shape, rest) > 1:
+        for stack in chosen.kernels:
+            kernels += _one_of(stack, looked, at, out_shape(eqn))
+    return _one_of_several(builder, eqn, values, kernels if len(kernels) <= MOST_MIXED else ())
+
+
+def _one_of_several(
+    builder: GraphBuilder, eqn: JaxprEqn, values: list[Value], kernels: Sequence[FromParams]
+) -> Sequence[Value]:
+    """Return what is one of several kernels, as the data say: a barrier, until it meets one."""
+    (found,) = builder.barrier(eqn, values, _CHOSEN if _are_parts(builder, kernels) else _ACROSS)
+    return [found._replace(kernels=tuple(kernels))]
+
+
+def _count(shape: Sequence[int], axes: Sequence[int]) -> int:
+    """Return along how many of the axes there is more than one entry."""
+    return sum(shape[axis] > 1 for axis in axes)
+
+
+def _is_choice(value: Value) -> bool:
+    """Return whether data may choose of a value: of parameters, or of what they have chosen."""
+    return isinstance(value, FromParams) or (isinstance(value, Traced) and bool(value.kernels))
+
+
+def _are_parts(builder: GraphBuilder, kernels: Sequence[FromParams]) -> bool:
+    """Return whether kernels are whole parts of their parameters, as those of layers are."""
+
+    def is_part(kernel: FromParams) -> bool:
+        if not isinstance(kernel.made, Entries):
+            return True  # it may be made of parts: who contracts it sees
+        view = kernel.made.view
+        once = (size if by else 1 for size, by in zip(view.shape, view.strides, strict=True))
+        return place_of(view._replace(shape=tuple(once)), builder.shapes[view.leaf]) is not None
+
+    return all(map(is_part, kernels))
+
+
+def _looked(
+    shape: Sequence[int], sizes: Sequence[int], at: Mapping[int, int]
+) -> tuple[list[int], list[int]]:
+    """Return the axes along which something is taken, and the others."""
+    looked = [i for i in range(len(shape)) if sizes[i] != shape[i] or i not in at]
+    return looked, [axis for axis in range(len(shape)) if axis not in looked]
+
+
 def _one_of(
     table: FromParams, looked: Sequence[int], at: Mapping[int, int], shape: tuple[int, ...]
 ) -> tuple[FromParams, ...]:  # fmt: skip
-    """Return all that a lookup may give; none where that is too many."""
+    """Return all that a lookup may give; none where that is too many.
+
+    Along an axis that repeats, such as one of examples, there is nothing to choose.
+    """
     rest = [axis for axis in range(len(table.shape)) if axis not in looked]
-    sizes = [table.shape[axis] for axis in looked]
+    sizes = [1 if repeats(table, axis) else table.shape[axis] for axis in looked]
     own = tuple(table.shape[axis] for axis in rest)
     if math.prod(sizes) > MOST_MIXED:
         return ()
@@ -130,7 +193,7 @@ def contracted_with_one_of(
     shape = tuple(sizes[label] for label in own)
     movement = (first(chosen.shape, kernel.at(free)), Reshape(shape))
     thin = tuple(label for label in result if label not in free)
-    x = x._replace(value=_chosen_for(value, chosen))
+    x = x._replace(value=_chosen_for(builder, value, chosen))
     found = []
     for each in chosen.kernels:
         part = moved(each, movement, shape)
@@ -146,16 +209,17 @@ def convolved_with_one_of(
     builder: GraphBuilder, eqn: JaxprEqn, value: Traced, chosen: Traced, shape: tuple[int, ...]
 ) -> Traced:
     """Convolve an activation with one of several kernels: it may be each."""
-    value, found = _chosen_for(value, chosen), []
+    value, found = _chosen_for(builder, value, chosen), []
     for each in chosen.kernels:
         found.append(convolved(builder, eqn, value, each, shape))
         builder.unseen()
     return total(builder, eqn, found)
 
 
-def _chosen_for(value: Traced, chosen: Traced) -> Traced:
+def _chosen_for(builder: GraphBuilder, value: Traced, chosen: Traced) -> Traced:
     """Return what meets a chosen kernel: it depends on whatever chose, too."""
-    lost = (each for each in chosen.breaks if each.node or each.why != _CHOSEN)
+    settled = {_CHOSEN, _ACROSS} if _are_parts(builder, chosen.kernels) else {_CHOSEN}
+    lost = (each for each in chosen.breaks if each.node or each.why not in settled)
     return value._replace(breaks=value.breaks.union(lost))
 
 

@@ -28,7 +28,7 @@ def layer_of(
       roles: its axes that are window, inputs, groups and outputs.
       strides, groups: of a convolution.
     """
-    place = _place(view, builder.shapes[view.leaf])
+    place = place_of(view, builder.shapes[view.leaf])
     if place is None:
         return None
     axes = [axis for axis in in_leaf(view, range(len(view.shape))) if view.shape[axis] > 1]
@@ -54,7 +54,7 @@ def layer_of(
     return builder.ways[way]
 
 
-def _place(view: View, leaf: tuple[int, ...]) -> tuple[int, ...] | None:
+def place_of(view: View, leaf: tuple[int, ...]) -> tuple[int, ...] | None:
     """Return the first indices of the part of a leaf that a view shows; None if it is no part."""
     size = 1
     for axis in reversed(in_leaf(view, range(len(view.shape)))):

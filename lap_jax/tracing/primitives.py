@@ -56,7 +56,7 @@ _REASONS = {
 # Elsewhere it counts no more that a value is one of several kernels.
 _KNOWS_KERNELS = frozenset(
     (*LINEAR, *(name for name in MOVING if name not in ANYWHERE), "dot_general",
-     "conv_general_dilated")
+     "conv_general_dilated", *CHOOSING)
 )  # fmt: skip
 # Elsewhere it is not told which head an element is of, only that it is of none.
 _KEEPS_HEADS = frozenset(

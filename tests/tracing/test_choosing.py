@@ -96,6 +96,67 @@ def test_experts_by_index_are_neighbours_of_all_around_them(case: str) -> None:
     lap_jax.measure(lambda p, x: experts(p, x) @ w(p, "c"), params, x, graph=graph)
 
 
+def second(p: Any, x: jax.Array) -> jax.Array:
+    return jnp.argmax(x @ w(p, "second"), -1)
+
+
+TWICE: dict[str, Callable[[Any, jax.Array], jax.Array]] = {
+    "one and another": lambda p, x: w(p, "b")[second(p, x)][best(p, x)],
+    "both at once": lambda p, x: w(p, "b")[second(p, x), best(p, x)],
+    "the later axis first": lambda p, x: w(p, "b")[:, best(p, x)][second(p, x)],
+    "taken": lambda p, x: jnp.take(jnp.take(w(p, "b"), second(p, x), 0), best(p, x), 0),
+}
+
+
+@pytest.mark.parametrize("vmapped", [False, True])
+@pytest.mark.parametrize("case", TWICE)
+def test_of_a_choice_within_a_choice_each_kernel_is_a_layer(case: str, vmapped: bool) -> None:
+    a, b, c, router, other = kernels((5, 4), (2, 3, 4, 6), (6, 2), (5, 3), (5, 2)).values()
+    params = {"a": a, "b": b, "c": c, "router": router, "second": other}
+
+    def one(p: Any, x: jax.Array) -> jax.Array:
+        return (x @ w(p, "a")) @ TWICE[case](p, x) @ w(p, "c")
+
+    model = each_its_own(one) if vmapped else one
+    graph = lap_jax.trace(model, params, jnp.ones((7, 5) if vmapped else 5))
+    experts = {f"b[{i}][{j}]" for i in range(2) for j in range(3)}
+    assert set(graph.names) == {"a", "router", "second", "c", *experts}
+    assert graph.unread == ()
+    assert {stop.primitive for stop in graph.barriers} == {"argmax"}
+    for expert in experts:
+        assert pairs(graph, "a", expert) == {(i, i) for i in range(4)}
+        np.testing.assert_array_equal(brought(graph, expert, "c"), np.eye(6, dtype=bool))
+
+
+ACROSS: dict[str, Callable[[Any, jax.Array], jax.Array]] = {
+    "by index": lambda p, x: w(p, "b")[:, best(p, x)],
+    "taken": lambda p, x: jnp.take(w(p, "b"), best(p, x), axis=1),
+    "a slice": lambda p, x: lax.dynamic_index_in_dim(w(p, "b"), best(p, x), 1, keepdims=False),
+}
+
+
+@pytest.mark.parametrize("vmapped", [False, True])
+@pytest.mark.parametrize("case", ACROSS)
+def test_experts_that_are_no_parts_of_a_parameter_are_a_barrier_that_says_so(
+    case: str, vmapped: bool
+) -> None:
+    a, b, c, router = kernels((5, 4), (4, 3, 6), (6, 2), (5, 3)).values()
+    params = {"a": a, "b": b, "c": c, "router": router}
+
+    def one(p: Any, x: jax.Array) -> jax.Array:
+        return (x @ w(p, "a")) @ ACROSS[case](p, x) @ w(p, "c")
+
+    model = each_its_own(one) if vmapped else one
+    graph = lap_jax.trace(model, params, jnp.ones((7, 5) if vmapped else 5))
+    assert set(graph.names) == {"a", "router", "c"}
+    (unread,) = graph.unread
+    assert unread.path == "b/kernel"
+    assert "do not lie along the first axes" in unread.why
+    assert any(unread.why == barrier.why for barrier in graph.barriers)
+    assert any("a" in barrier.before for barrier in graph.barriers)
+    assert any("c" in barrier.after for barrier in graph.barriers)
+
+
 def test_convolutions_that_the_data_choose_are_neighbours() -> None:
     params = kernels((3, 3, 2, 4), (3, 1, 1, 4, 5), (5, 2))
     dims = ("NHWC", "HWIO", "NHWC")
