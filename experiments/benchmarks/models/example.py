@@ -59,6 +59,8 @@ def stirred(variables: Any, seed: int = 0) -> Any:
     """Return variables that nothing in them makes a special case: no zeros, no two ones alike.
 
     Kernels stay as they are, unless they are zeros, as the last ones of some blocks are at first.
+    Scales of blocks that start out near zero (a millionth, in ConvNeXt) are brought near one: what
+    is perturbed before them would otherwise be lost in the rounding of what it is added to.
     """
     rng = np.random.default_rng(seed)
 
@@ -69,7 +71,8 @@ def stirred(variables: Any, seed: int = 0) -> Any:
         if not value.any():
             value = rng.normal(size=shape) / np.sqrt(max(shape[-2] if len(shape) > 1 else 16, 1))
         elif len(shape) < 2 or np.unique(value).size == 1:
-            value = value * rng.uniform(0.7, 1.3, shape)
+            tiny = np.unique(value).size == 1 and np.abs(value).max() < 1e-3
+            value = (np.sign(value) if tiny else value) * rng.uniform(0.7, 1.3, shape)
         return jnp.asarray(value, jnp.result_type(leaf))
 
     return jax.tree.map(stir, variables)

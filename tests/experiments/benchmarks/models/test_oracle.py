@@ -146,6 +146,9 @@ def test_stirred_variables_have_no_zeros_and_keep_their_kernels() -> None:
     assert len(np.unique(found["scale"])) == 4
     assert np.asarray(found["zeros"]).all()
     assert found["count"] == 0
+    block = stirred({"gamma": jnp.full(4, -1e-6), "bias": jnp.array([1e-6, 2e-6])})
+    assert bool((block["gamma"] < -0.5).all())  # a block's scale that starts near zero
+    assert bool((block["bias"] < 1e-5).all())  # numbers of their own stay small
 
 
 def test_paths_are_those_of_a_graph() -> None:
