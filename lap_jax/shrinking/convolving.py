@@ -94,7 +94,9 @@ def _cut(part: Part, conv: _Conv) -> _Cut:
             folded = constant.where & ~nought
         alive = alive & ~_inputs_of(conv, nought | folded)
     outputs = keep.reshape(conv.groups, -1)
-    return _Cut(outputs.any(1), alive.any(0), outputs.any(0), folded)
+    groups, inputs = outputs.any(1), alive.any(0)
+    # What is taken of one group is taken of all: a constant feature there is convolved as it is.
+    return _Cut(groups, inputs, outputs.any(0), folded & ~_features(groups, inputs))
 
 
 def _features(groups: np.ndarray, within: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+import lap_jax
 from tests.shrinking.held import ALL, held, normal
 
 IMAGE = normal(2, 5, 5, 3)
@@ -33,6 +34,29 @@ def test_a_constant_channel_gives_less_at_the_border(padding: str) -> None:
         return convolve(jnp.cos(convolve(x, p["a"]) + p["bias"]), p["b"], padding)
 
     held(model, params, IMAGE, {"a": (3, 3, 3, 2), "bias": (2,), "b": (3, 3, 2, 2)})
+
+
+@pytest.mark.parametrize(("groups", "outputs"), [(4, 4), (4, 8), (2, 4)])
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_a_constant_channel_of_a_group_is_counted_once(
+    padding: str, groups: int, outputs: int
+) -> None:
+    """What a group reads of others' places is computed, constant or not: the image leaves it out."""
+    params = {
+        "a": normal(3, 3, 3, 4, zero=((ALL, ALL, ALL, [1]),)),
+        "bias": normal(4) + 2,
+        "b": normal(3, 3, 4 // groups, outputs),
+    }
+
+    def model(p: Any, x: jax.Array) -> jax.Array:
+        hidden = jnp.cos(convolve(x, p["a"]) + p["bias"])
+        return convolve(hidden, p["b"], padding, feature_group_count=groups)
+
+    small = lap_jax.shrink(model, params, None, IMAGE)
+    np.testing.assert_allclose(
+        small.apply(small.variables, IMAGE), model(params, IMAGE), rtol=1e-4, atol=1e-5
+    )
+    assert small.variables["a"].shape == (3, 3, 3, 3)
 
 
 def test_all_channels_constant_leave_an_image() -> None:
