@@ -41,7 +41,7 @@ def test_a_constant_channel_gives_less_at_the_border(padding: str) -> None:
 def test_a_constant_channel_of_a_group_is_counted_once(
     padding: str, groups: int, outputs: int
 ) -> None:
-    """What a group reads of others' places is computed, constant or not: the image leaves it out."""
+    """What a group takes because another does is computed, constant or not; no image has it."""
     params = {
         "a": normal(3, 3, 3, 4, zero=((ALL, ALL, ALL, [1]),)),
         "bias": normal(4) + 2,
