@@ -11,7 +11,7 @@ from experiments.cli.wanted import trials_of
 from experiments.reporting.report import text
 from experiments.reporting.reproduce import command_of
 from experiments.store import Evaluation, LayerCount, Result, Store, by_run
-from experiments.trial import Trial
+from experiments.trial import UNPRUNED, Trial
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 TRIAL = Trial("fcn", "relu", "digits", "LAP", 4, 0, 100, 50, 60, 1.2e-3)
@@ -64,7 +64,9 @@ def test_committed_results_are_read_shown_and_gone_on_with(file: Path, tmp_path:
     store = Store(tmp_path)
     results = store.load()
     assert {result.trial.name for result in results} == store.names()
-    assert "| MP (baseline) |" in text(results)
+    shown, ways = text(results), {each.trial.way for each in results} - {UNPRUNED}
+    assert all(f"| {way} " in shown for way in ways)
+    assert ("| MP (baseline) |" in shown) == ("MP" in ways)
     again = []
     for run in by_run(results):
         _, _, _, _, *flags = shlex.split(command_of(run))
