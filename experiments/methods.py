@@ -6,7 +6,7 @@ A score of your own is named as ``module:function``; see `lap_jax.Method` for wh
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -93,13 +93,7 @@ def tensors_of(
     """Return what else a method's score is given, for `lap_jax.lookahead_masks`."""
     if method == "LAP-once":
         scores = lap_jax.lookahead_scores(params, graph, batch_stats=batch_stats)
-        paths = {layer.path: scores[layer.name] for layer in graph.prunable}
-
-        def scored(path: Any, leaf: jax.Array) -> jax.Array:
-            own = paths.get(jax.tree_util.keystr(path, simple=True, separator="/"))
-            return jnp.ones(leaf.shape, jnp.float32) if own is None else own
-
-        return {"scores": jax.tree_util.tree_map_with_path(scored, params)}
+        return {"scores": _by_layer(params, graph, lambda layer, _: scores[layer.name])}
     if method != "DaSS" or measured is None:
         return None
     return {"activations": dass_activations(params, graph, measured)}
@@ -115,13 +109,9 @@ def dass_activations(
     other layer the norm of what it reads itself, by input, which is Wanda's score; ones where that
     was not measured.
     """
-    names = {layer.path: layer for layer in graph.layers}
     norms = {name: each.input for name, each in measured.items()}
 
-    def of(path: Any, leaf: jax.Array) -> jax.Array:
-        layer = names.get(jax.tree_util.keystr(path, simple=True, separator="/"))
-        if layer is None:
-            return jnp.ones(leaf.shape, jnp.float32)
+    def of(layer: lap_jax.Layer, leaf: jax.Array) -> jax.Array:
         read, own = norms.get(_reader(graph, layer)), norms.get(layer.name)
         if read is not None:
             return jnp.broadcast_to(jnp.sqrt(read), leaf.shape)
@@ -131,7 +121,20 @@ def dass_activations(
             own = own.reshape(layer.groups, -1).mean(0)  # a weight has one input of each group
         return jnp.broadcast_to(own[:, None], leaf.shape)
 
-    return jax.tree_util.tree_map_with_path(of, params)
+    return _by_layer(params, graph, of)
+
+
+def _by_layer(
+    params: Any, graph: lap_jax.Graph, of: Callable[[lap_jax.Layer, jax.Array], jax.Array]
+) -> Any:
+    """Return a tree of what a function gives of layers and their leaves; ones for other leaves."""
+    layers = {layer.path: layer for layer in graph.layers}
+
+    def given_of(path: Any, leaf: jax.Array) -> jax.Array:
+        layer = layers.get(jax.tree_util.keystr(path, simple=True, separator="/"))
+        return jnp.ones(leaf.shape, jnp.float32) if layer is None else of(layer, leaf)
+
+    return jax.tree_util.tree_map_with_path(given_of, params)
 
 
 def _reader(graph: lap_jax.Graph, layer: lap_jax.Layer) -> str:

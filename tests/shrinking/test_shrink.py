@@ -7,14 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
 import lap_jax
 from lap_jax.shrinking import program
 from tests import zoo
-from tests.shrinking.held import ALL, held, normal
+from tests.shrinking.held import ALL, held, normal, trains_alike
 
 IMAGES, TOKENS = normal(2, 16, 16, 3), jnp.array([[1, 4, 2, 0, 7]])
 DECODER: dict[str, Any] = dict(layers=2, width=16, heads=4, kv_heads=2, hidden=12, vocabulary=11)
@@ -114,38 +113,7 @@ def test_a_small_network_trains_as_the_masked_one() -> None:
     small = lap_jax.shrink(net, variables, masks, x, fold=False)
     assert small.parameters[1] < 0.6 * small.parameters[0]
 
-    def trained(apply: Any, variables: Any, masks: Any, state: Any) -> tuple[Any, Any]:
-        optimizer = lap_jax.keep_pruned(optax.adam(1e-2), masks["params"])
-
-        def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
-            variables, state = carry
-
-            def loss(params: Any) -> tuple[jax.Array, Any]:
-                given = {**variables, "params": params}
-                logits, changed = apply(
-                    given, x, train=True, mutable=["batch_stats"], rngs={"dropout": key}
-                )
-                losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-                return losses.mean(), changed
-
-            gradient, changed = jax.grad(loss, has_aux=True)(variables["params"])
-            updates, state = optimizer.update(gradient, state, variables["params"])
-            params = optax.apply_updates(variables["params"], updates)
-            return ({"params": params, **changed}, state), None
-
-        carry = variables, state
-        keys = jax.random.split(jax.random.key(1), 100)
-        return jax.lax.scan(step, carry, keys)[0]
-
-    state = lap_jax.keep_pruned(optax.adam(1e-2), masks["params"]).init(variables["params"])
-    large, large_state = jax.jit(lambda: trained(net.apply, variables, masks, state))()
-    left = small.slice(masks), small.slice(state)
-    found, found_state = jax.jit(lambda: trained(small.apply, small.variables, *left))()
-    chex.assert_trees_all_close(small.slice(large), found, atol=1e-5)
-    chex.assert_trees_all_close(small.slice(large_state), found_state, atol=1e-5)
-    np.testing.assert_allclose(
-        np.asarray(net.apply(small.grow(found), x)), small.apply(found, x), rtol=1e-4, atol=1e-5
-    )
+    trains_alike(net, small, variables, masks, x, labels)
 
 
 def test_on_a_mesh_a_small_network_lies_as_the_large_one() -> None:

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import lap_jax
 from lap_jax.shrinking.stacks import Stacks
 from tests import zoo
-from tests.shrinking.held import held, normal
+from tests.shrinking.held import held, normal, trains_alike
 
 X = normal(2, 4)
 PARAMS = {"a": normal(3, 4, 6), "b": normal(3, 6, 4)}
@@ -257,37 +257,7 @@ def test_taken_apart_a_network_trains_as_the_masked_one() -> None:
     means = small.variables["batch_stats"]["layers"]["BatchNorm_0"]["mean"]
     assert [means[str(i)].size for i in (0, 1)] == alive
 
-    def trained(apply: Any, variables: Any, masks: Any, state: Any) -> tuple[Any, Any]:
-        optimizer = lap_jax.keep_pruned(optax.adam(1e-2), masks["params"])
-
-        def step(carry: Any, batch: jax.Array) -> tuple[Any, None]:
-            variables, state = carry
-
-            def loss(params: Any) -> tuple[jax.Array, Any]:
-                given = {**variables, "params": params}
-                key = jax.random.fold_in(jax.random.key(3), batch)
-                logits, changed = apply(
-                    given, x, train=True, mutable=["batch_stats"], rngs={"dropout": key}
-                )
-                losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-                return losses.mean(), changed
-
-            gradient, changed = jax.grad(loss, has_aux=True)(variables["params"])
-            updates, state = optimizer.update(gradient, state, variables["params"])
-            params = optax.apply_updates(variables["params"], updates)
-            return ({"params": params, **changed}, state), None
-
-        return lax.scan(step, (variables, state), jnp.arange(100))[0]
-
-    state = lap_jax.keep_pruned(optax.adam(1e-2), masks["params"]).init(variables["params"])
-    large, large_state = jax.jit(lambda: trained(net.apply, variables, masks, state))()
-    left = small.slice(masks), small.slice(state)
-    found, found_state = jax.jit(lambda: trained(small.apply, small.variables, *left))()
-    chex.assert_trees_all_close(small.slice(large), found, atol=1e-5)
-    chex.assert_trees_all_close(small.slice(large_state), found_state, atol=1e-5)
-    np.testing.assert_allclose(
-        np.asarray(net.apply(small.grow(found), x)), small.apply(found, x), rtol=1e-4, atol=1e-5
-    )
+    trains_alike(net, small, variables, masks, x, labels)
 
 
 class Residual(nnx.Module):
