@@ -47,6 +47,10 @@ class Shrink:
     """Networks of so many seeds, the first ones; 0: of all."""
     rounds: int = 21
     """Calls of each network, all in turn."""
+    multiple_of: int = 1
+    """Dead neurons stay until widths are multiples of it, as in `lap_jax.shrink`."""
+    ways: tuple[str, ...] = ()
+    """Ways to prune to look at; all of the sweep without any."""
     control: tuple[str, ...] = ("LAP-backward-seq",)
     """Ways whose widths dense networks are trained from scratch with, for as long."""
     out: Path = Path("results/benchmark-shrink")
@@ -95,10 +99,14 @@ def shrink(command: Shrink) -> str:
         result
         for result in Store(command.results).load()
         if result.trial.method != UNPRUNED
+        and (not command.ways or result.trial.way in command.ways)
         and (not command.seeds or result.trial.seed < command.seeds)
     ]
     if not results:
-        raise ResultsError(f"{command.results} holds no pruned networks: name a sweep's folder")
+        wanted = f" of {', '.join(command.ways)}" if command.ways else ""
+        raise ResultsError(
+            f"{command.results} holds no pruned networks{wanted}: name a sweep's folder"
+        )
     ways = list(dict.fromkeys(result.trial.way for result in results))
     results.sort(key=lambda result: (ways.index(result.trial.way), -result.kept))
     first = results[0].trial
@@ -124,23 +132,28 @@ def _rows(command: Shrink, results: Sequence[Result], dataset: Dataset) -> list[
     path = command.out / "shrink.json"
     done: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for number, result in enumerate(results):
-        name = result.trial.name
+        name = _name(command, result)
         if name not in done:
-            done[name] = asdict(_row(command.results, result, dataset))
+            done[name] = asdict(_row(command, result, dataset))
             write_atomically(path, json.dumps(done, indent=1).encode())
             print(
                 f"{number + 1} of {len(results)}: {result.trial.way} at {result.left}", flush=True
             )
-    return [_read(done[result.trial.name]) for result in results]
+    return [_read(done[_name(command, result)]) for result in results]
+
+
+def _name(command: Shrink, result: Result) -> str:
+    own = result.trial.name
+    return own if command.multiple_of == 1 else f"{own}, multiples of {command.multiple_of}"
 
 
 def _read(row: dict[str, Any]) -> Row:
     return Row(**{**row, "widths": tuple(row["widths"])})
 
 
-def _row(folder: Path, result: Result, dataset: Dataset) -> Row:
+def _row(command: Shrink, result: Result, dataset: Dataset) -> Row:
     trial = result.trial
-    variables, masks, small, retrained = _shrunk(folder, trial, dataset)
+    variables, masks, small, retrained = _shrunk(command, trial, dataset)
     with tempfile.TemporaryDirectory() as place:
         files = [Path(place) / name for name in ("dense", "masked", "small")]
         lap_jax.save_pruned(files[0], variables)
@@ -156,17 +169,20 @@ def _row(folder: Path, result: Result, dataset: Dataset) -> Row:
     )  # fmt: skip
 
 
-def _shrunk(folder: Path, trial: Trial, dataset: Dataset) -> tuple[Any, Any, lap_jax.Small, bool]:
+def _shrunk(
+    command: Shrink, trial: Trial, dataset: Dataset
+) -> tuple[Any, Any, lap_jax.Small, bool]:  # fmt: skip
     """Return the variables of a trial's network, its masks, what is left, and if it is retrained.
 
     Where the sweep did not keep what it retrained, it is the trained network, pruned again.
     """
+    folder, multiple_of = command.results, command.multiple_of
     path = network_path(folder, trial)
     shapes = trainer_for(trial, dataset).shapes
     kept = pruned_path(folder, trial)
     if kept.exists():
         variables, masks = lap_jax.load_pruned(kept, variables_of(shapes))
-        small = _small(trial, dataset, variables, masks)
+        small = _small(trial, dataset, variables, masks, multiple_of)
         return variables, masks, small, True
     try:
         network, _ = load_network(path, shapes)
@@ -177,12 +193,14 @@ def _shrunk(folder: Path, trial: Trial, dataset: Dataset) -> tuple[Any, Any, lap
         ) from None
     masks = masks_of(trial, network, dataset)
     variables = variables_of(network)
-    return variables, masks, _small(trial, dataset, variables, masks), False
+    return variables, masks, _small(trial, dataset, variables, masks, multiple_of), False
 
 
-def _small(trial: Trial, dataset: Dataset, variables: Any, masks: Any) -> lap_jax.Small:
+def _small(
+    trial: Trial, dataset: Dataset, variables: Any, masks: Any, multiple_of: int
+) -> lap_jax.Small:
     module, examples = module_of(trial, dataset.classes), _examples(dataset, 60)
-    return lap_jax.shrink(module, variables, masks, examples, train=False)
+    return lap_jax.shrink(module, variables, masks, examples, multiple_of=multiple_of, train=False)
 
 
 def _error(small: lap_jax.Small, dataset: Dataset) -> float:
@@ -256,7 +274,7 @@ def _latency(command: Shrink, results: Sequence[Result], dataset: Dataset) -> La
     for result in results:
         if result.trial.seed != seed:
             continue
-        variables, _, small, _ = _shrunk(command.results, result.trial, dataset)
+        variables, _, small, _ = _shrunk(command, result.trial, dataset)
         module = module_of(result.trial, dataset.classes)
         calls.setdefault(None, (jax.jit(module.apply), variables))
         calls[result.trial.way, result.kept] = jax.jit(small.apply), small.variables
@@ -310,12 +328,14 @@ def mean(rows: Sequence[Row], number: Callable[[Row], float]) -> float:
 def table(rows: Sequence[Row], latency: Latency, command: Shrink, trial: Trial) -> str:
     """Return the table as Markdown."""
     batches = "".join(f" | speed at {batch:,}" for batch in command.batches)
+    even = f", widths filled up to multiples of {command.multiple_of}"
     lines = [
         f"# {trial.model} on {trial.dataset}: networks that are really smaller",
         "",
         f"{trial.train_steps:,} steps of training and {trial.retrain_steps:,} of retraining; means "
         "over seeds, errors ± one standard deviation. Parameters, multiply-adds and latency are "
-        "those of the network that `lap_jax.shrink` leaves, folded, as times less than the dense "
+        "those of the network that `lap_jax.shrink` leaves, folded"
+        f"{even if command.multiple_of > 1 else ''}, as times less than the dense "
         f"one's ({rows[0].large:,} parameters); latency of one seed's networks, medians of "
         f"{command.rounds} calls in turn on {jax.devices()[0].device_kind}, JAX {jax.__version__}. "
         "On disk: masks and kept weights (`save_pruned`), and the small dense arrays.",

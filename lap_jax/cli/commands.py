@@ -105,6 +105,9 @@ class Shrink(Common):
     unstack: bool = False
     """Let each layer of a scanned stack keep its own neurons: the checkpoint then holds
     name/0, name/1, ... in place of a stack."""
+    multiple_of: int = 1
+    """Leave as many dead neurons as make widths multiples, which hardware is quicker with: 8 on
+    CPUs, 128 on accelerators."""
     tolerance: float = 1e-5
     """Largest difference to the masked network, relative to the largest number of an output."""
     out: Path | None = None

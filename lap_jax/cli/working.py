@@ -245,8 +245,9 @@ def shrunk(command: Shrink) -> tuple[Findings, dict[Path, Any]]:
     if masks is None and not command.fold:
         masks = zeros_as_masks(variables)
     small = small_of(
-        model, masks, told, fold=command.fold, unstack=command.unstack, tolerance=command.tolerance
-    )
+        model, masks, told, fold=command.fold, unstack=command.unstack,
+        multiple_of=command.multiple_of, tolerance=command.tolerance,
+    )  # fmt: skip
     if small is None:
         raise BadInput(told[0].partition(": ")[2])
     told += [f"computed at full size: {name} at {line}" for name, line in small.at_full_size]

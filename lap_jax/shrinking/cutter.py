@@ -63,15 +63,16 @@ class Cutter:
     """
 
     def __init__(
-        self, model: Model, masked: Any, fixed: list[np.ndarray] | None, static: Mapping[str, Any]
+        self, model: Model, seen: Any, fixed: list[np.ndarray] | None, static: Mapping[str, Any]
     ) -> None:
-        """Keep the model, and its masked variables on the host."""
-        self.leaves, self.structure = jax.tree.flatten(masked)
-        self.paths = list(leaves_by_path(masked))
+        """Keep the model with its masked variables, and on the host those that plans go by."""
+        self.leaves, self.structure = jax.tree.flatten(model.variables)
+        self.paths = list(leaves_by_path(model.variables))
         self.shapes = [tuple(np.shape(leaf)) for leaf in self.leaves]
-        self._model, self._masked, self._static = model, masked, dict(static)
-        self._fixed = fixed
-        self._arrays = [leaf if is_key(leaf) else np.asarray(leaf) for leaf in self.leaves]
+        self._model, self._static, self._fixed = model, dict(static), fixed
+        self._arrays = [
+            leaf if is_key(leaf) else np.asarray(leaf) for leaf in jax.tree.leaves(seen)
+        ]
         self._plans: dict[Any, Traced] = {}
 
     def call(self, inputs: tuple[Any, ...], options: Mapping[str, Any]) -> Call:
@@ -132,7 +133,7 @@ class Cutter:
         listing, out = self._listed(key)
         flat, structure = jax.tree_util.tree_flatten_with_path(out)
         paths = [path_name(path) for path, _ in flat]
-        results = _returned_leaves(paths, self._masked, listing)
+        results = _returned_leaves(paths, self._model.variables, listing)
         if results and kept is None and fixed is self._fixed:
             path = paths[next(iter(results))]
             raise PruningError(

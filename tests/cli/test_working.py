@@ -150,6 +150,12 @@ def test_shrink_takes_masks_and_leaves_what_trains(capsys: pytest.CaptureFixture
     assert found["facts"]["parameters_if_shrunk"] == small.parameters[1]
     for path, array in flat(small.variables).items():
         np.testing.assert_array_equal(load(Path("small")).arrays[path], array)
+    told(capsys, "shrink", "dense.msgpack", *MODEL, "--masks", "m.safetensors", "--out", "even",
+         "--multiple-of", "3")  # fmt: skip
+    even = lap_jax.shrink(networks.Dense(), variables, masks, networks.INPUTS, multiple_of=3)
+    assert even.parameters[1] > small.parameters[1]
+    for path, array in flat(even.variables).items():
+        np.testing.assert_array_equal(load(Path("even")).arrays[path], array)
     found = told(capsys, "shrink", "dense.msgpack", *MODEL, "--dry-run", "--strict", status=1)
     assert "nothing is left out" in found["warnings"][0]
 

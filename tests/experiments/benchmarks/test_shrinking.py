@@ -1,6 +1,8 @@
 """The benchmark of shrunk networks, on a sweep of seconds."""
 
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,15 @@ def test_a_sweep_is_shrunk_and_its_widths_trained(
     assert DENSE in text
     assert (tmp_path / "out/shrink.png").stat().st_size > 10_000
     assert f"| {100 * Store(folder).load()[0].retrained.test_error:.2f} |" in text  # the same error
+    even = replace(command, multiple_of=4, ways=("LAP-backward-seq",), control=())
+    assert "multiples of 4" in shrink(even)
+    rows = [
+        row["widths"] for row in json.loads((tmp_path / "out/shrink.json").read_text()).values()
+    ]
+    assert any(width % 4 for width in rows[0])
+    assert not any(width % 4 for width in rows[1])
+    with pytest.raises(ResultsError, match="no pruned networks of MP"):
+        shrink(replace(command, ways=("MP",)))
     for path in [*folder.glob("network-*"), *folder.glob("pruned-*")]:
         path.unlink()
     (tmp_path / "out/shrink.json").unlink()

@@ -1,0 +1,154 @@
+"""Widths in multiples: dead neurons that stay, because hardware computes in blocks.
+
+A matrix product takes as long for 130 columns as for 136 on a CPU whose vectors hold eight numbers,
+often longer; accelerators work in blocks of 128. Neurons that nothing leads to, or that nobody
+reads, fill a group up to the next multiple: the plan takes the pruned weights that would lead to
+them, and out of them, for weights of any value, so that it keeps them. The weights stay nought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lap_jax.errors import PruningError
+from lap_jax.graph.graph import Graph
+from lap_jax.graph.groups import NeuronGroup, Neurons
+from lap_jax.graph.layers import Layer
+from lap_jax.paths import leaves_by_path, map_by_path
+from lap_jax.scoring.kernels import kernel_of, layout_of, leaves_of
+from lap_jax.scoring.liveness import lead_through
+from lap_jax.scoring.scores import along_inputs
+from lap_jax.shrinking.small import Small
+
+Ends = dict[tuple[str, str], np.ndarray]
+"""By layer and side, a truth value per channel."""
+
+
+def checked_multiple(multiple_of: Any) -> int:
+    """Return a number of neurons to fill up to.
+
+    Raises:
+      PruningError: if it is no whole number above zero.
+    """
+    if isinstance(multiple_of, bool) or not isinstance(multiple_of, (int, np.integer)):
+        raise PruningError(f"multiple_of is {multiple_of!r}: expected a whole number, such as 8")
+    if multiple_of < 1:
+        raise PruningError(
+            f"multiple_of is {multiple_of}: expected at least 1, which leaves widths"
+        )
+    return int(multiple_of)
+
+
+def woken(
+    graph: Graph, small: Small, multiple_of: int, before: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return, by path, which weights are to count as anything, so that widths become multiples.
+
+    Of groups of single neurons or channels alone: heads go by what they are made of. A group that
+    has no neuron left, or no more to add, stays as it is.
+
+    Args:
+      graph: of the large network.
+      small: what is left of it.
+      multiple_of: what the number of neurons of each group is to be a multiple of.
+      before: by path, weights that counted so already.
+
+    Returns:
+      Those and others; nothing if there are no others.
+    """
+    kept = _kept_entries(small)
+    ends: Ends = {}
+    for layer in graph.layers:
+        ends |= _ends(layer, kernel_of(layer, kept[layer.path]))
+    neurons = graph.neurons
+    extra = np.zeros(sum(group.width for group in neurons.groups) + 1, bool)
+    for group in neurons.free:
+        if group.channels == 1 and group.kind != "heads":
+            own = extra[group.start : group.start + group.width]  # a view
+            own |= _filling(_alive(group, neurons, ends), multiple_of)
+    asleep: dict[str, Any] = {}
+    for layer in graph.layers:
+        new = [_of_channels(neurons, extra, layer, side) for side in ("in", "out")]
+        sides = [ends[layer.name, side] | own
+                 for side, own in zip(("in", "out"), new, strict=True)]  # fmt: skip
+        asleep[layer.name] = ~(_between(layer, *sides) & (_either(layer, *new)))
+    shapes = {path: leaf.shape for path, leaf in kept.items()}
+    found = leaves_of(graph, asleep, shapes, dict.fromkeys(shapes))
+    wake = {path: ~np.asarray(mask) for path, mask in found.items()}
+    for path, rows in neurons.vectors.items():  # of neurons that were pruned whole, scales too
+        if path in shapes:
+            entries, numbers = rows.values.T
+            own = wake.setdefault(path, np.zeros(shapes[path], bool))
+            own.reshape(-1)[entries[extra[numbers]]] = True
+    wake = {path: mask | before[path] if path in before else mask for path, mask in wake.items()}
+    more = (mask & ~before.get(path, np.False_) for path, mask in wake.items())
+    return wake if any(mask.any() for mask in more) else {}
+
+
+def _kept_entries(small: Small) -> dict[str, np.ndarray]:
+    """Return of each leaf of the large network which entries are left."""
+    numbered = map_by_path(
+        lambda path, leaf: np.arange(np.size(leaf)).reshape(np.shape(leaf)), small.large
+    )
+    numbers = leaves_by_path(small.slice(numbered))
+    found = {}
+    for path, leaf in leaves_by_path(small.large).items():
+        names = [path]
+        for level in small.stacks:
+            names = [own for name in names for own in level.names(name)]
+        entries = np.zeros(np.size(leaf), bool)
+        for name in names:
+            entries[np.asarray(numbers[name]).reshape(-1)] = True
+        found[path] = entries.reshape(np.shape(leaf))
+    return found
+
+
+def _ends(layer: Layer, kept: np.ndarray) -> Ends:
+    """Return the channels that entries of a kernel lead from, and to."""
+    layout = layout_of(layer)
+    return {
+        (layer.name, "in"): lead_through(layout, kept, np.ones(layer.out_size, bool), False),
+        (layer.name, "out"): lead_through(layout, kept, np.ones(layer.in_size, bool), True),
+    }
+
+
+def _alive(group: NeuronGroup, neurons: Neurons, ends: Ends) -> np.ndarray:
+    """Return, for each layer that makes or reads a group, which neurons are left in its kernel."""
+    sides = [*((name, "out") for name in group.writes), *((name, "in") for name in group.reads)]
+    alive = np.zeros((len(sides), group.width), bool)
+    for row, side in zip(alive, sides, strict=True):
+        numbers = neurons.sides[side].values - group.start
+        row[numbers[(numbers >= 0) & (numbers < group.width) & ends[side]]] = True
+    return alive
+
+
+def _filling(alive: np.ndarray, multiple_of: int) -> np.ndarray:
+    """Return neurons that fill each row of those that are left up to a multiple.
+
+    Those first that fill several rows, or are left in some.
+    """
+    chosen = np.zeros(alive.shape[1], bool)
+    for row in alive:
+        lacks = -row.sum() % multiple_of if row.any() else 0
+        order = np.argsort(-2 * chosen - alive.any(0), kind="stable")
+        chosen[order[~row[order]][:lacks]] = True
+    return chosen
+
+
+def _of_channels(neurons: Neurons, of: np.ndarray, layer: Layer, side: str) -> np.ndarray:
+    """Return what is true of neurons by a layer's channels; false of what is none."""
+    if (layer.name, side) not in neurons.sides:
+        return np.zeros(layer.in_size if side == "in" else layer.out_size, bool)
+    return of[neurons.sides[layer.name, side].values]
+
+
+def _between(layer: Layer, into: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Return the weights of a kernel from some of its inputs to some of its outputs."""
+    return np.broadcast_to(along_inputs(layout_of(layer), into) & out, layer.shape)
+
+
+def _either(layer: Layer, into: np.ndarray, out: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(along_inputs(layout_of(layer), into) | out, layer.shape)
