@@ -86,9 +86,15 @@ def trace(apply_fn: Any, variables: Any, *inputs: Any, **static: Any) -> Graph:
             break
         sums |= builder.more_sums
     if not builder.layers:
+        reasons = [str(each) for each in builder.left.values() if each.is_weight]
+        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
         raise PruningError(
-            "the model reads no kernel from the variables given: pass the tree that holds them, "
-            "such as {'params': ..., 'batch_stats': ...} or nnx.state(model)"
+            "the model reads no kernel in a way that can be followed: "
+            + "; ".join(reasons[:3])
+            + more
+            if reasons
+            else "the model reads no kernel from the variables given: pass the tree that holds "
+            "them, such as {'params': ..., 'batch_stats': ...} or nnx.state(model)"
         )
     _check_statistics(builder)
     return builder.build()

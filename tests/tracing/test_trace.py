@@ -70,3 +70,9 @@ def test_shapes_are_enough() -> None:
 def test_no_kernel_is_an_error() -> None:
     with pytest.raises(PruningError, match="reads no kernel"):
         lap_jax.trace(lambda p, x: x + p["bias"], {"bias": jnp.ones(3)}, jnp.ones(3))
+
+
+def test_kernels_that_are_all_unread_are_told_with_the_reasons() -> None:
+    params = {f"w{i}": jnp.ones((3, 3)) for i in range(5)}
+    with pytest.raises(PruningError, match=r"w0 of shape \(3, 3\).*multiplied.*w2.*; and 2 more"):
+        lap_jax.trace(lambda p, x: sum(x @ (p[w] * x) for w in p), params, jnp.ones((3, 3)))
