@@ -22,11 +22,10 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 
-from lap_jax.batching import for_each, is_traced, turned
+from lap_jax.batching import as_numpy, for_each, is_traced, on_host, turned
 from lap_jax.graph.layers import Layer
 from lap_jax.meshes import as_laid_out, everywhere, sharding_of
-from lap_jax.methods import looks
-from lap_jax.network import Masks, Network, tied_layers, with_tied
+from lap_jax.network import NOTHING, Before, Flows, Masks, Network, tied_layers, with_tied
 from lap_jax.scoring.kernels import Layout, as_read, layout_of
 from lap_jax.scoring.liveness import (
     Alive,
@@ -47,8 +46,9 @@ _ROUNDS = 4 * DEGREES  # of passes in all: the loop ends by itself before
 Cover = Callable[[Masks], Masks]
 """``candidates -> masks``: of each neuron the best weight into it, and the best out of it."""
 
-Pass = Callable[[Masks, Any, Masks], Masks]
-"""``(candidates, how many units are to stay by layer, masks that are known) -> masks``."""
+Pass = Callable[[Masks, Any, Before], tuple[Masks, Flows | None]]
+"""``(candidates, how many units are to stay by layer, the pass before) -> masks`` and the norms
+that `Before` takes."""
 
 
 class _State(NamedTuple):
@@ -57,8 +57,7 @@ class _State(NamedTuple):
     Attributes:
       candidates: weights that may be kept.
       best, wasted: the masks with the fewest kept weights without a path, and how many these are.
-      known, numbers: masks of layers that the next pass would prune to the same, and their weights
-        between each two neurons; none under a trace.
+      before: what the next pass need not make again; nothing under a trace.
       roomy: the last candidates of which every layer had enough with a path, and none without.
       degree: how far candidates are thinned out; 0: they are not.
       rounds: passes made.
@@ -68,8 +67,7 @@ class _State(NamedTuple):
     candidates: Masks
     best: Masks
     wasted: jax.Array
-    known: Masks
-    numbers: Masks
+    before: Before
     roomy: Masks
     degree: jax.Array
     rounds: jax.Array
@@ -93,14 +91,14 @@ def effective_pass(
     traced = is_traced((network.kernels, kept, start))
     table = _by_degrees(network, scope, kept)
     number = jnp.int32
-    # Where a layer's scores are its own and none of its weights goes, it would be pruned as before.
-    keeps = not traced and not looks(network.method) and scope.compare == "layer"
+    keeps = not traced and scope.compare == "layer"
 
     def again(state: _State) -> _State:
         ends = (state.degree == 0) | (state.degree == DEGREES)
-        found = one_pass(state.candidates, table[state.degree], state.known)
-        masks = {name: found[name] & state.candidates[name] for name in found}
-        numbers = _numbers(network, masks, state.numbers)
+        found, flows = one_pass(state.candidates, table[state.degree], state.before)
+        known = {name: own for name, own in state.before.whole.items() if found[name] is own}
+        masks = {name: found[name] & state.candidates[name] for name in found} | known
+        numbers = _numbers(network, masks, {name: state.before.numbers[name] for name in known})
         live = _alive(network, masks, numbers)
         losses = _losses(network, masks, numbers, live)
         wasted = jnp.sum(losses)
@@ -113,13 +111,15 @@ def effective_pass(
         stuck = ends & ~changed
         restart = stuck & (state.degree == 0) & (wasted > 0)
         same = keeps and bool(state.degree == 0) and not restart
-        known = _known(network, masks, losses) if same else {}
+        before = NOTHING
+        if same:
+            whole = _whole(network, masks, losses)
+            before = Before(state.candidates, whole, flows or {}, numbers)
         return _State(
             _either(traced, restart, start, candidates),
             _either(traced, better, masks, state.best),
             jnp.where(better, wasted, state.wasted),
-            known,
-            {name: numbers[name] for name in known},
+            before,
             _either(traced, enough, candidates, state.roomy),
             jnp.where(restart, number(1), jnp.where(ends, state.degree, state.degree + 1)),
             state.rounds + 1,
@@ -127,7 +127,7 @@ def effective_pass(
         )
 
     first = _State(
-        start, start, number(np.iinfo(np.int32).max), {}, {}, start, number(0), number(0),
+        start, start, number(np.iinfo(np.int32).max), NOTHING, start, number(0), number(0),
         jnp.bool_(False),
     )  # fmt: skip
     found = turned(lambda state: ~state.done & (state.rounds < _ROUNDS), again, first, traced)
@@ -163,12 +163,11 @@ def _lost(network: Network, masks: Masks) -> jax.Array:
     return jnp.sum(_losses(network, masks, numbers, _alive(network, masks, numbers)))
 
 
-def _known(network: Network, masks: Masks, losses: jax.Array) -> Masks:
+def _whole(network: Network, masks: Masks, losses: jax.Array) -> Masks:
     """Return the masks of the layers that have lost nothing."""
-    whole = np.asarray(losses) == 0
     return {
         layer.name: masks[layer.name]
-        for layer, own in zip(network.graph.prunable, whole, strict=True) if own
+        for layer, lost in zip(network.graph.prunable, np.asarray(losses), strict=True) if not lost
     }  # fmt: skip
 
 
@@ -203,7 +202,7 @@ def _covered(
     kept = jnp.asarray(kept)
     enough = jnp.broadcast_to((held <= kept) & (held + free >= kept), (len(names),))
     fewer = jnp.where(kept > held, kept - held, 0)
-    found = one_pass(with_tied(network, candidates | rest), fewer, {})
+    found = one_pass(with_tied(network, candidates | rest), fewer, NOTHING)[0]
     settled = for_each(_filled, {
         name: (sharding_of(masks[name]), (masks[name], cover[name], found[name] & rest[name],
                                           enough[place]))
@@ -238,7 +237,7 @@ def _mended(
     kept = jnp.asarray(kept)
     enough = jnp.broadcast_to(held + free >= kept, (len(names),))
     fewer = jnp.where(kept > held, kept - held, 0)
-    found = one_pass(with_tied(network, masks | room), fewer, {})
+    found = one_pass(with_tied(network, masks | room), fewer, NOTHING)[0]
     settled = for_each(_filled, {
         name: (reads[name][0][1], (masks[name], own[name], found[name] & room[name], enough[place]))
         for place, name in enumerate(names)
@@ -278,12 +277,16 @@ def _numbers(network: Network, masks: Masks, known: Masks) -> Masks:
 def _alive(network: Network, masks: Masks, numbers: Masks | None = None) -> Alive:
     own = _numbers(network, masks, {}) if numbers is None else numbers
 
-    def lead(name: str, channels: jax.Array, forward: bool) -> jax.Array:
-        layout = layout_of(network.graph[name])
-        how = (layout, everywhere(sharding_of(masks[name])), forward)
-        return for_each(_lead, {name: (how, (own[name], channels))})[name]
+    traced = is_traced(masks)
 
-    return alive(network.graph, lead, is_traced(masks))
+    def lead(name: str, channels: Any, forward: bool) -> Any:
+        layout, held = layout_of(network.graph[name]), own[name]
+        if not traced and on_host(held):
+            return lead_through(layout, as_numpy(held) != 0, np.asarray(channels), forward)
+        how = (layout, everywhere(sharding_of(masks[name])), forward)
+        return for_each(_lead, {name: (how, (held, channels))})[name]
+
+    return alive(network.graph, lead, traced)
 
 
 def _narrowed(

@@ -25,6 +25,7 @@ from lap_jax.scoring.propagation import Flow, Measured, Propagation, sides
 from lap_jax.scoring.scores import Score, Sides
 
 Masks = dict[str, jax.Array]
+Flows = dict[str, Flow]
 LARGEST_MASKED = 2**18
 """Entries of a kernel with a mask beyond which NumPy is not to make its norms: methods with an
 order make them again and again, and NumPy takes ten times as long as a program does."""
@@ -49,6 +50,25 @@ class Network(NamedTuple):
     measured: Mapping[str, Measured]
     key: jax.Array | None = None
     tensors: Mapping[str, Mapping[str, Part]] = {}
+
+
+class Before(NamedTuple):
+    """What a pass over the same network, with as many units to stay, leaves to the one after it.
+
+    Attributes:
+      candidates: the weights that took part.
+      whole: masks of layers all of whose kept weights take part again.
+      flows: norms of kernels as ``candidates`` left them.
+      numbers: of ``whole`` and others, how many weights are kept between each two neurons.
+    """
+
+    candidates: Mapping[str, jax.Array] = {}
+    whole: Mapping[str, jax.Array] = {}
+    flows: Mapping[str, Flow] = {}
+    numbers: Mapping[str, jax.Array] = {}
+
+
+NOTHING = Before()
 
 
 def tied_layers(graph: Graph) -> dict[str, list[Layer]]:

@@ -16,6 +16,9 @@ from lap_jax.graph.layers import Layer
 from lap_jax.meshes import as_laid_out
 from lap_jax.methods import draws, looks
 from lap_jax.network import (
+    NOTHING,
+    Before,
+    Flows,
     Masks,
     Network,
     Rule,
@@ -25,11 +28,12 @@ from lap_jax.network import (
     propagation,
     staged,
     staged_on_host,
+    tied_layers,
     with_tied,
 )
 from lap_jax.scoring.kernels import as_read
 from lap_jax.scoring.liveness import best_of_neurons
-from lap_jax.scoring.propagation import Flow, Propagation, changed
+from lap_jax.scoring.propagation import Propagation, changed, rests_on
 from lap_jax.selection.scope import Scope
 from lap_jax.selection.scopes import LayerScores, select
 
@@ -45,7 +49,7 @@ def prune(
         return _both(_pass(network, scope, start, kept[0], tops, None)[0], start)
     # The first pass starts from full masks, rather than being compiled apart from the others.
     masks = start or _full(network)
-    found: dict[str, Flow] | None = None
+    found: Flows | None = None
     if not is_traced((network.kernels, kept, masks)):
         for step in range(method.steps):
             masks, found = _pass(network, scope, masks, kept[step], tops, found)
@@ -67,8 +71,8 @@ def _effectively(
 ) -> Masks:
     """Return masks of effective weights: each step goes on from what the one before has left."""
 
-    def one_pass(candidates: Masks, kept: Any, known: Masks) -> Masks:
-        return _pass(network, scope, candidates, kept, tops, None, known)[0]
+    def one_pass(candidates: Masks, kept: Any, before: Before) -> tuple[Masks, Flows | None]:
+        return _pass(network, scope, candidates, kept, tops, None, before)
 
     def best_of_neurons(candidates: Masks) -> Masks:
         return _best_of_neurons(network, tops, candidates)
@@ -122,8 +126,8 @@ def _both(masks: Masks, start: Masks | None) -> Masks:
 
 def _pass(
     network: Network, scope: Scope, masks: Masks | None, kept: Any, tops: dict[str, jax.Array],
-    found: dict[str, Flow] | None, done: Masks | None = None,
-) -> tuple[Masks, dict[str, Flow] | None]:  # fmt: skip
+    found: Flows | None, before: Before = NOTHING,
+) -> tuple[Masks, Flows | None]:  # fmt: skip
     """Prune all layers once.
 
     Args:
@@ -132,23 +136,30 @@ def _pass(
       kept: how many units are to stay, by prunable layer (global: one).
       tops: peaks of the kernels.
       found: norms of the kernels as ``masks`` leave them, where they are known.
-      done: masks of layers that need not be pruned again, of a method that looks at no neighbours
-        and compares the weights of a layer.
+      before: an earlier pass, whose masks a layer keeps that would be pruned to the same: all that
+        its scores are made of is as it was, and so are its kept weights. A method with an order
+        prunes every layer.
 
     Returns:
-      Masks of all layers, and norms under them, where a next pass is to begin with these.
+      Masks of all layers. With an order norms under them, for a next pass to begin with; else norms
+      as ``masks`` left them, where the method looks at any.
     """
     graph, method = network.graph, network.method
     seen = dict(masks or {})
     if method.order is None or not looks(method):
+        same = {name for name, own in before.candidates.items() if seen[name] is own}
         known = None
         if looks(method) and not method.lags:
-            known = propagation(network, flows(network, graph.names, tops, masks), seen)
-        layers = [layer for layer in graph.prunable if layer.name not in (done or {})]
+            old = {name: flow for name, flow in before.flows.items() if name in same}
+            others = [name for name in graph.names if name not in old]
+            found = old | flows(network, others, tops, masks)
+            known = propagation(network, dict(found), seen)
+        done = _done(network, before, same, known)
+        layers = [layer for layer in graph.prunable if layer.name not in done]
         if done:
             kept = kept[np.array([graph.prunable.index(layer) for layer in layers], np.int32)]
-            seen |= with_tied(network, seen | done)
-        return seen | _selected(network, scope, layers, known, seen, kept), None
+        pruned = _selected(network, scope, layers, known, seen, kept)
+        return seen | with_tied(network, done) | pruned, found
     known = None
     if not method.lags:  # these look at the kernels themselves
         found = found or flows(network, graph.names, tops, masks)
@@ -161,6 +172,29 @@ def _pass(
             for name, flow in flows(network, list(new), tops, seen).items():
                 changed(known, name, flow)
     return seen, None if known is None else known.flows
+
+
+def _done(network: Network, before: Before, same: set[str], known: Propagation | None) -> Masks:
+    """Return the masks of layers that a pass would prune as the one before.
+
+    Args:
+      network: with the method.
+      before: that pass.
+      same: layers of which the same weights take part.
+      known: norms; None for a method that looks at none.
+    """
+    method, tied = network.method, tied_layers(network.graph)
+    if looks(method) and known is None:
+        return {}
+
+    def made_of_the_same(layer: Layer) -> bool:
+        return known is None or rests_on(known, layer, method.direction, method.horizon) <= same
+
+    return {
+        name: mask
+        for name, mask in before.whole.items()
+        if all(map(made_of_the_same, (network.graph[name], *tied.get(name, ()))))
+    }
 
 
 def _selected(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lap_jax.errors import PruningError
@@ -145,15 +144,15 @@ def _row(
 def _effective(graph: Graph, parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return, by layer that is not tied to another, which of its kept weights are effective."""
 
-    def lead(name: str, channels: jax.Array, forward: bool) -> jax.Array:
-        return lead_through(layout_of(graph[name]), jnp.asarray(parts[name]), channels, forward)
+    def lead(name: str, channels: np.ndarray, forward: bool) -> np.ndarray:
+        return lead_through(layout_of(graph[name]), parts[name], channels, forward)
 
     live = alive(graph, lead, False)
     found: dict[str, np.ndarray] = {}
     for layer in graph.layers:
         layout, own = layout_of(layer), layer.tied_to or layer.name
-        mask = jnp.asarray(parts[layer.name])
-        mask = effective(layout, mask, live.reached[layer.name], live.read[layer.name])
+        reached, read = live.reached[layer.name], live.read[layer.name]
+        mask = effective(layout, parts[layer.name], reached, read)
         first = np.asarray(as_read(layout, layout_of(graph[own]), mask))
         found[own] = found[own] | first if own in found else first
     return found

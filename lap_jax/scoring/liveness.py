@@ -15,23 +15,28 @@ branch of a product is read where the others are reached. An identity branch is 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lap_jax.batching import turned
 from lap_jax.graph.layers import IDENTITY, Edge, Junction, Layer
 from lap_jax.graph.structure import Structure
 from lap_jax.scoring.kernels import Layout
-from lap_jax.scoring.scores import Sides, along_kernel
+from lap_jax.scoring.scores import Sides, along_inputs, along_kernel
 
-Lead = Callable[[str, jax.Array, bool], jax.Array]
+Truth = Any
+"""``[channels]`` of truth values, of NumPy or of JAX: what `Lead` gives decides where work goes on.
+A network has a hundred such vectors, and a program for each takes longer than all of their bits."""
+
+Lead = Callable[[str, Truth, bool], Truth]
 """``(layer, [in] or [out], forward) -> [out] or [in]``: what weights that are kept lead to."""
 
-Channels = dict[str, jax.Array]
+Channels = dict[str, Truth]
 """By layer or junction, a truth value per channel."""
 
 
@@ -74,9 +79,7 @@ def alive(graph: Structure, lead: Lead, traced: bool) -> Alive:
     return Alive(reached, _settled(ask, graph, "out_size", loops, traced))
 
 
-def effective(
-    layout: Layout, mask: jax.Array, reached: jax.Array, read: jax.Array
-) -> jax.Array:  # fmt: skip
+def effective(layout: Layout, mask: Truth, reached: Truth, read: Truth) -> Truth:
     """Return which kept weights of a kernel are effective.
 
     Args:
@@ -117,42 +120,41 @@ def best_of_neurons(layout: Layout, scores: jax.Array) -> jax.Array:
     return (out_of | into & ~out_of.any((0, 1), keepdims=True)).reshape(scores.shape)
 
 
-def lead_through(
-    layout: Layout, mask: jax.Array, channels: jax.Array, forward: bool
-) -> jax.Array:  # fmt: skip
+def lead_through(layout: Layout, mask: Truth, channels: Truth, forward: bool) -> Truth:
     """Return the outputs that inputs lead to over kept weights, or the inputs that lead to outputs.
 
     Args:
       layout: of the kernel.
-      mask: which weights are kept, of its shape.
+      mask: which weights are kept, of its shape; of NumPy if ``channels`` are.
       channels: of the inputs ``[in]``, or not ``forward``, of the outputs ``[out]``.
       forward: which way.
     """
-    side: Any = along_kernel(layout, Sides(channels)).input if forward else channels
-    held = over_window(operator.or_, mask) & side  # [in / groups, out]
+    side = along_inputs(layout, channels) if forward else channels
+    held: Any = over_window(operator.or_, mask) & side  # [in / groups, out]
     if forward:
         return held.any(0)
     grouped = held.reshape(held.shape[0], layout.groups, -1)
     return grouped.any(-1).T.reshape(-1)
 
 
-def _reached(
-    graph: Structure, name: str, known: Channels, led: Channels, lead: Lead
-) -> jax.Array:  # fmt: skip
+def _reached(graph: Structure, name: str, known: Channels, led: Channels, lead: Lead) -> Truth:
     part, edges = graph.parts[name], graph.into(name)
     rows = [_brought(graph, edge, part.in_size, known, led, lead) for edge in edges]
-    if not rows:
-        return jnp.ones(part.in_size, bool)
     every = isinstance(part, Junction) and part.kind == "product"
-    return jnp.stack(rows).all(0) if every else jnp.stack(rows).any(0)
+    return _met(operator.and_ if every else operator.or_, rows, part.in_size)
+
+
+def _met(combine: Callable[[Truth, Truth], Truth], rows: Sequence[Truth], size: int) -> Truth:
+    """Return what several say of the same channels; where nobody says anything, all count."""
+    return reduce(combine, rows) if rows else np.ones(size, bool)
 
 
 def _brought(
     graph: Structure, edge: Edge, size: int, known: Channels, led: Channels, lead: Lead
-) -> jax.Array:
+) -> Truth:
     """Return which inputs of its target an edge reaches."""
     if edge.source == IDENTITY:
-        return jnp.ones(size, bool)
+        return np.ones(size, bool)
     if edge.source not in led:
         values = known[edge.source]
         layer = isinstance(graph.parts[edge.source], Layer)
@@ -163,22 +165,22 @@ def _brought(
 def _read(
     graph: Structure, name: str, known: Channels, led: Channels, reached: Channels,
     outputs: Channels, lead: Lead,
-) -> jax.Array:  # fmt: skip
+) -> Truth:  # fmt: skip
     part, edges = graph.parts[name], graph.out_of(name)
     rows = []
     for edge in edges:
         if edge.target == IDENTITY:
-            rows.append(jnp.ones(part.out_size, bool))
+            rows.append(np.ones(part.out_size, bool))
             continue
         asked = _asked(graph, edge, known, led, reached, outputs, lead)
         rows.append(edge.to_source(asked, part.out_size).any(0))
-    return jnp.stack(rows).any(0) if rows else jnp.ones(part.out_size, bool)
+    return _met(operator.or_, rows, part.out_size)
 
 
 def _asked(
     graph: Structure, edge: Edge, known: Channels, led: Channels, reached: Channels,
     outputs: Channels, lead: Lead,
-) -> jax.Array:  # fmt: skip
+) -> Truth:  # fmt: skip
     """Return which of its inputs the target of an edge reads."""
     target = graph.parts[edge.target]
     if isinstance(target, Layer):
@@ -189,7 +191,7 @@ def _asked(
     if target.kind == "product":
         for other in graph.into(target.name):
             if other != edge:
-                found &= _brought(graph, other, target.size, reached, outputs, lead)
+                found = found & _brought(graph, other, target.size, reached, outputs, lead)
     return found
 
 
@@ -197,7 +199,7 @@ def _settled(
     work: Callable[[Channels], Channels], graph: Structure, side: str, loops: bool, traced: bool
 ) -> Channels:
     """Return what does not change any more, from nothing on; at once where there is no loop."""
-    nothing = {name: jnp.zeros(getattr(part, side), bool) for name, part in graph.parts.items()}
+    nothing = {name: np.zeros(getattr(part, side), bool) for name, part in graph.parts.items()}
     found = work(nothing)
     if not loops:
         return found

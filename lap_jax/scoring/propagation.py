@@ -116,6 +116,13 @@ def sides(known: Propagation, layer: Layer, direction: str, horizon: int | str) 
     return Sides(left, right)
 
 
+def rests_on(known: Propagation, layer: Layer, direction: str, horizon: int | str) -> set[str]:
+    """Return the layers whose kernels, and what counts of them, `sides` is made of."""
+    sides(known, layer, direction, horizon)
+    made = (known.found.get((side, layer.name, horizon)) for side in ("before", "after"))
+    return set().union(*(found.layers for found in made if found))
+
+
 def removals(known: Propagation, layer: Layer, horizon: int | str) -> Amplitudes:
     """Return what the loss of each input changes in what a layer gives, ``[in]``.
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lap_jax.scoring.kernels import Layout, as_read
@@ -88,18 +89,22 @@ def scored(
 def along_kernel(layout: Layout, sides: Sides) -> Sides:
     """Return values per neuron in shapes that broadcast against the kernel's; ones for None."""
     output = jnp.ones(1, jnp.float32) if sides.output is None else sides.output
-    return Sides(_along_inputs(layout, sides.input), output)
+    return Sides(along_inputs(layout, sides.input), output)
 
 
-def _along_inputs(layout: Layout, values: jax.Array | None) -> jax.Array:
-    """Return values per input neuron along the kernel's axis -2; with groups along both last."""
+def along_inputs(layout: Layout, values: Any) -> Any:
+    """Return values per input neuron along the kernel's axis -2; with groups along both last.
+
+    Of NumPy or of JAX; ones of JAX for None.
+    """
     if values is None:
         return jnp.ones((1, 1), jnp.float32)
     if layout.groups == 1:
         return values[:, None]
     each = values.reshape(layout.groups, -1).T[..., None]  # [in / groups, groups, 1]
     width = layout.shape[-1] // layout.groups
-    return jnp.broadcast_to(each, (*each.shape[:2], width)).reshape(each.shape[0], -1)
+    xp: Any = np if isinstance(values, np.ndarray) else jnp
+    return xp.broadcast_to(each, (*each.shape[:2], width)).reshape(each.shape[0], -1)
 
 
 def read_by_all(

@@ -19,10 +19,19 @@ from tests.networks import Array
 
 
 def live_of(graph: Graph, masks: dict[str, Array]) -> Any:
-    def lead(name: str, channels: jax.Array, forward: bool) -> jax.Array:
-        return lead_through(layout_of(graph[name]), jnp.asarray(masks[name]), channels, forward)
+    """In NumPy and in JAX, which must say the same."""
 
-    return alive(graph, lead, False)
+    def led(array: Any) -> Any:
+        def lead(name: str, channels: Any, forward: bool) -> Any:
+            layout = layout_of(graph[name])
+            return lead_through(layout, array(masks[name]), array(channels), forward)
+
+        return alive(graph, lead, False)
+
+    found, other = led(np.asarray), led(jnp.asarray)
+    chex.assert_trees_all_equal(found, other)
+    assert not any(isinstance(each, jax.Array) for each in jax.tree.leaves(found))
+    return other
 
 
 def found_in(graph: Graph, masks: dict[str, Array]) -> dict[str, Array]:
@@ -81,6 +90,9 @@ def test_leading_through_a_grouped_convolution(seed: int, forward: bool) -> None
             wanted[source] |= channels[k]
     found = lead_through(layout, jnp.asarray(mask), jnp.asarray(channels), forward)
     np.testing.assert_array_equal(found, wanted)
+    in_numpy = lead_through(layout, mask, channels, forward)
+    assert isinstance(in_numpy, np.ndarray)
+    np.testing.assert_array_equal(in_numpy, wanted)
 
 
 def two(kind: str, *edges: Edge) -> Graph:

@@ -12,7 +12,16 @@ import pytest
 
 from lap_jax import IDENTITY, Edge, Graph, Layer, LayerSpec, lookahead_scores
 from lap_jax.graph.layers import Index, Junction
-from lap_jax.scoring.propagation import Flow, Measured, Propagation, after, before, changed, sides
+from lap_jax.scoring.propagation import (
+    Flow,
+    Measured,
+    Propagation,
+    after,
+    before,
+    changed,
+    rests_on,
+    sides,
+)
 from tests import oracle
 from tests.networks import Array, assert_close, refused
 
@@ -283,6 +292,26 @@ def test_a_changed_kernel_changes_what_was_made_of_it_and_no_more(horizon: Any) 
         chex.assert_trees_all_equal(
             sides(found, layer, "both", horizon), sides(fresh, layer, "both", horizon)
         )
+
+
+@pytest.mark.parametrize("direction", ["both", "forward", "backward"])
+@pytest.mark.parametrize("horizon", [1, 2, "all"])
+def test_sides_rest_on_the_kernels_that_change_them(direction: str, horizon: Any) -> None:
+    graph, kernels, gains = network()
+    plain = known(graph, kernels, gains)
+    wanted: dict[str, set[str]] = {layer.name: set() for layer in graph.layers}
+    for name in kernels:
+        other = known(graph, {**kernels, name: 3 * kernels[name]}, gains)
+        for layer in graph.layers:
+            one, two = (sides(each, layer, direction, horizon) for each in (plain, other))
+            if any(np.any(a != b) for a, b in zip(one, two, strict=True) if a is not None):
+                wanted[layer.name].add(name)
+    assert any(wanted.values())
+    for layer in graph.layers:
+        fresh = known(graph, kernels, gains)
+        assert rests_on(fresh, layer, direction, horizon) == wanted[layer.name]
+    again = {layer.name: rests_on(plain, layer, direction, horizon) for layer in graph.layers}
+    assert all(wanted[name] <= found for name, found in again.items())
 
 
 def test_a_loop_has_no_end() -> None:
