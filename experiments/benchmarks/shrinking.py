@@ -165,7 +165,7 @@ def _row(command: Shrink, result: Result, dataset: Dataset) -> Row:
     return Row(
         trial.way, result.kept, trial.seed, result.retrained.test_error,
         _error(small, dataset) if retrained else None, result.effective,
-        _widths(small.variables["params"]), parameters, large, work, *sizes,
+        _widths(trial, dataset, small.variables["params"]), parameters, large, work, *sizes,
     )  # fmt: skip
 
 
@@ -219,12 +219,10 @@ def _examples(dataset: Dataset, count: int) -> jax.Array:
     return jnp.asarray(images, jnp.int32 if dataset.is_text else jnp.float32)
 
 
-def _widths(params: Any) -> tuple[int, ...]:
-    """Return the widths of hidden layers, of a network of dense layers alone."""
-    kernels = [layer.get("kernel") for layer in params.values()]
-    if any(kernel is None or kernel.ndim != 2 for kernel in kernels):
-        return ()
-    return tuple(kernel.shape[1] for kernel in kernels[:-1])
+def _widths(trial: Trial, dataset: Dataset, params: Any) -> tuple[int, ...]:
+    """Return the widths of hidden layers, where a dense network can have the same."""
+    module = module_of(trial, dataset.classes)
+    return module.widths_in(params) if hasattr(module, "widths_in") else ()
 
 
 # ---------------------------------------------------------------- dense networks of those widths
@@ -238,7 +236,7 @@ def _controls(
         replace(
             result.trial, method=UNPRUNED, tau=0, sparsity=0.0, effective=False, shrunk=False,
             graph="declared", horizon=1, lags=False, measured="", schedule="one-shot", cycles=1,
-            widths=",".join(map(str, row.widths)),
+            scope="", repair="", rates="", steps=0, widths=",".join(map(str, row.widths)),
         ): None
         for result, row in zip(results, rows, strict=True)
         if row.way in command.control and row.widths and min(row.widths)

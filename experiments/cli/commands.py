@@ -82,7 +82,8 @@ class Run:
     divisor: int = 1
     """Divides the widths of the network."""
     widths: tuple[int, ...] = ()
-    """Of the hidden layers of a network that has such a list (fcn, linear)."""
+    """Of the hidden layers, one each (fcn, linear, conv6, vgg); of charlm of the stream, then heads
+    and neurons of each block."""
     side: int = 0
     """Rows and columns that images are resized to; 0: as they are."""
     train_on: int = 0

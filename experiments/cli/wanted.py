@@ -10,7 +10,7 @@ from experiments.cli.commands import BadFlag, Run
 from experiments.data import SOURCES
 from experiments.methods import METHODS, measured_by, method_named
 from experiments.networks import MODELS
-from experiments.networks.setting import Setting
+from experiments.networks.setting import Setting, resized
 from experiments.trial import GROUPS, SHUFFLED, UNPRUNED, Trial, choices_of
 
 LEAST = {
@@ -53,6 +53,7 @@ def trials_of(command: Run) -> list[Trial]:
         shrunk=command.shrunk,
     )
     _check_numbers(command, same, taus)
+    _check_widths(command, same, setting)
     _check_data(same, setting)
     levels = [{"tau": tau} for tau in taus] + [{"sparsity": each} for each in command.sparsity]
     # What is named twice is run once.
@@ -124,6 +125,15 @@ def _choices(way: str, command: Run, setting: Setting) -> dict[str, Any]:
     if found.get("graph") == "identity" and not setting.chain_identity:
         raise BadFlag(f"--methods: {way!r}: {command.model} has no shortcuts")
     return found
+
+
+def _check_widths(command: Run, same: Trial, setting: Setting) -> None:
+    if not command.widths:
+        return
+    try:
+        resized(setting.build(10, same.activation), command.widths)
+    except ValueError as error:
+        raise BadFlag(f"--widths: {error}") from None
 
 
 def _check_numbers(command: Run, same: Trial, taus: tuple[int, ...]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -28,6 +30,27 @@ def batch_norm(train: bool, dtype: DTypeLike, name: str | None = None) -> nn.Bat
     return nn.BatchNorm(
         use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
     )
+
+
+def each(width: int | Sequence[int], depth: int) -> tuple[int, ...]:
+    """Return the widths of so many layers: one number stands for all."""
+    return (width,) * depth if isinstance(width, int) else tuple(width)
+
+
+def checked(widths: Sequence[int], count: int) -> Sequence[int]:
+    """Return widths.
+
+    Raises:
+      ValueError: if there are more or fewer than so many.
+    """
+    if len(widths) != count:
+        raise ValueError(f"{len(widths)} widths, where the network has {count}")
+    return widths
+
+
+def outputs(params: Any, layer: str, count: int) -> tuple[int, ...]:
+    """Return how many neurons the first ``layer_0``, ``layer_1``, ... have."""
+    return tuple(params[f"{layer}_{i}"]["kernel"].shape[-1] for i in range(count))
 
 
 def halve(x: jax.Array) -> jax.Array:

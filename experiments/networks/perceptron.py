@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from experiments.networks.parts import outputs
 from experiments.networks.setting import ACTIVATIONS, Setting
 from experiments.paper import TABLES
 
@@ -32,6 +34,14 @@ class Perceptron(nn.Module):
         for width in self.widths:
             x = self.activation(nn.Dense(width, kernel_init=init, dtype=self.dtype)(x))
         return nn.Dense(self.classes, kernel_init=init, dtype=jnp.float32)(x)
+
+    def with_widths(self, widths: Sequence[int]) -> Perceptron:
+        """Return the network with these numbers of neurons, of each hidden layer."""
+        return self.clone(widths=tuple(widths))
+
+    def widths_in(self, params: Any) -> tuple[int, ...]:
+        """Return how many neurons hidden layers have, as `with_widths` takes them."""
+        return outputs(params, "Dense", len(self.widths))
 
 
 def fcn(classes: int, activation: str) -> Perceptron:

@@ -74,6 +74,17 @@ def of_cifar(
     )  # fmt: skip
 
 
+def resized(module: nn.Module, widths: Sequence[int]) -> nn.Module:
+    """Return a module whose hidden layers have these widths, one each.
+
+    Raises:
+      ValueError: if the network takes no such list, or one of another length.
+    """
+    if not hasattr(module, "with_widths"):
+        raise ValueError(f"{type(module).__name__} takes no widths of single layers")
+    return module.with_widths(widths)
+
+
 def narrowed(module: nn.Module, divisor: int) -> nn.Module:
     """Return a module with a fraction of the neurons in every layer but the last, one at least."""
     if divisor == 1:

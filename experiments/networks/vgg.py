@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from experiments.networks.parts import batch_norm, conv3x3, dense, halve
+from experiments.networks.parts import batch_norm, checked, conv3x3, dense, each, halve, outputs
 from experiments.networks.setting import ACTIVATIONS, Setting, of_cifar
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -28,23 +30,34 @@ class VGG(nn.Module):
 
     Attributes:
       depths: number of convolutions of each of ``widths``.
+      widths: of the convolutions between two poolings, one number for all of them or one each.
     """
 
     depths: Sequence[int]
     classes: int
     activation: Callable[[jax.Array], jax.Array] = nn.relu
-    widths: Sequence[int] = WIDTHS
+    widths: Sequence[int | Sequence[int]] = WIDTHS
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Return logits ``[batch, classes]``; the batch norms use the batch where ``train``."""
         for width, depth in zip(self.widths, self.depths, strict=True):
-            for _ in range(depth):
-                x = conv3x3(width, dtype=self.dtype)(x)
+            for own in each(width, depth):
+                x = conv3x3(own, dtype=self.dtype)(x)
                 x = self.activation(batch_norm(train, self.dtype)(x))
             x = halve(x)
         return dense(self.classes)(x.reshape(x.shape[0], -1))
+
+    def with_widths(self, widths: Sequence[int]) -> VGG:
+        """Return the network with these numbers of channels, of each convolution."""
+        checked(widths, sum(self.depths))
+        ends = list(accumulate(self.depths, initial=0))
+        return self.clone(widths=tuple(tuple(widths[a:b]) for a, b in pairwise(ends)))
+
+    def widths_in(self, params: Any) -> tuple[int, ...]:
+        """Return how many channels convolutions have, as `with_widths` takes them."""
+        return outputs(params, "Conv", sum(self.depths))
 
 
 def chain(depths: Sequence[int]) -> tuple[str, ...]:

@@ -13,10 +13,15 @@ POSITIONS = nn.initializers.normal(0.02)
 
 
 class Block(nn.Module):
-    """``x + attention(norm(x))``, then ``x + mlp(norm(x))`` (pre-norm, GELU)."""
+    """``x + attention(norm(x))``, then ``x + mlp(norm(x))`` (pre-norm, GELU).
+
+    Attributes:
+      head_size: channels of a head; 0: the width's share.
+    """
 
     heads: int
     hidden: int
+    head_size: int = 0
     causal: bool = False
     dtype: DTypeLike = jnp.float32
 
@@ -24,16 +29,19 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[batch, tokens, width] -> [batch, tokens, width]``."""
         width = x.shape[-1]
+        size = self.head_size or width // self.heads
         y = nn.LayerNorm(dtype=self.dtype)(x)
         query, key, value = (
-            nn.Dense(width, dtype=self.dtype, name=name)(y).reshape(*y.shape[:2], self.heads, -1)
+            nn.Dense(self.heads * size, dtype=self.dtype, name=name)(y).reshape(
+                *y.shape[:2], self.heads, size
+            )
             for name in ("query", "key", "value")
         )
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / (width // self.heads) ** 0.5
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / size**0.5
         if self.causal:
             seen = jnp.tril(jnp.ones(scores.shape[-2:], bool))
             scores = jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", nn.softmax(scores), value).reshape(y.shape)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", nn.softmax(scores), value).reshape(*y.shape[:2], -1)
         x = x + nn.Dense(width, dtype=self.dtype, name="out")(mixed)
         y = nn.LayerNorm(dtype=self.dtype)(x)
         y = nn.gelu(nn.Dense(self.hidden, dtype=self.dtype, name="up")(y))

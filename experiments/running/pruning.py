@@ -16,7 +16,7 @@ import lap_jax
 from experiments.data.source import Dataset
 from experiments.methods import measured_by, method_named, tensors_of
 from experiments.networks import MODELS
-from experiments.networks.setting import narrowed
+from experiments.networks.setting import narrowed, resized
 from experiments.running.keys import key_of
 from experiments.running.training import Network, Training
 from experiments.store import LayerCount
@@ -39,7 +39,7 @@ def module_of(trial: Trial, classes: int) -> nn.Module:
     """Return the network; its parameters are float32 whatever it computes in."""
     module = narrowed(MODELS[trial.model].build(classes, trial.activation), trial.divisor)
     if trial.widths:
-        module = module.clone(widths=tuple(map(int, trial.widths.split(","))))
+        module = resized(module, tuple(map(int, trial.widths.split(","))))
     return module.clone(dtype=jnp.dtype(trial.dtype))
 
 

@@ -51,6 +51,17 @@ def test_no_method_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "widths", "match"),
+    [("vgg11", (5, 5), "2 widths, where the network has 8"), ("vit", (5,), "takes no widths")],
+)
+def test_widths_that_do_not_fit_are_refused(
+    model: str, widths: tuple[int, ...], match: str
+) -> None:
+    with pytest.raises(BadFlag, match=match):
+        trials_of(Run(model=model, widths=widths))
+
+
+@pytest.mark.parametrize(
     "way", ["LAP shuffled", "MP effective", "LAP lags", "LFP", "MP graph=traced"]
 )
 def test_what_says_nothing_of_whole_neurons_is_refused(way: str) -> None:

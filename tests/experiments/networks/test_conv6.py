@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments.networks.conv6 import CHAIN, Conv6, build
 
@@ -48,3 +49,13 @@ def test_its_outputs_are_those_of_plain_loops() -> None:
     wanted = x @ last["kernel"] + last["bias"]
     found = network.apply({"params": params}, image[None])
     chex.assert_trees_all_close(found, wanted[None], rtol=1e-4, atol=1e-4)
+
+
+def test_every_layer_may_have_a_width_of_its_own() -> None:
+    network = Conv6(3, widths=(2, 3), hidden=(4,)).with_widths((5, 6, 7, 8, 9))
+    params = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 8, 4, 2)))["params"]
+    assert [params[f"Conv_{i}"]["kernel"].shape[-1] for i in range(4)] == [5, 6, 7, 8]
+    assert params["Dense_0"]["kernel"].shape == (2 * 1 * 8, 9)
+    assert network.widths_in(params) == (5, 6, 7, 8, 9)
+    with pytest.raises(ValueError, match="4 widths, where the network has 5"):
+        network.with_widths((5, 6, 7, 8))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.networks.conv6 import Conv6
-from experiments.networks.setting import ACTIVATIONS, narrowed, of_cifar
+from experiments.networks.setting import ACTIVATIONS, narrowed, of_cifar, resized
 from experiments.networks.vit import ViT
 from experiments.paper import TABLES
 
@@ -42,3 +42,9 @@ def test_a_network_for_cifar_takes_the_levels_of_its_table() -> None:
     assert setting.taus == TABLES["Table 4"].taus
     assert (setting.train_steps, setting.retrain_steps) == (7, 5)
     assert (setting.p, setting.q, setting.learning_rate) == (0.85, 0.8, 3e-4)
+
+
+def test_widths_go_to_networks_that_take_them() -> None:
+    assert resized(Conv6(10, hidden=()), (1, 2, 3, 4, 5, 6)).widths == ((1, 2), (3, 4), (5, 6))
+    with pytest.raises(ValueError, match="ViT takes no widths of single layers"):
+        resized(ViT(10), (1, 2))

@@ -47,3 +47,12 @@ def test_a_bias_before_a_batch_norm_changes_nothing() -> None:
 def test_a_width_needs_its_depth() -> None:
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         VGG((1, 1), 10).init(KEY, jnp.zeros((1, 32, 32, 3)))
+
+
+def test_every_convolution_may_have_a_width_of_its_own() -> None:
+    network = VGG((1, 2), 3, widths=(4, 5)).with_widths((2, 3, 7))
+    params = jax.eval_shape(network.init, KEY, jnp.zeros((1, 8, 8, 3)))["params"]
+    assert [params[f"Conv_{i}"]["kernel"].shape[-1] for i in range(3)] == [2, 3, 7]
+    assert network.widths_in(params) == (2, 3, 7)
+    with pytest.raises(ValueError, match="2 widths, where the network has 3"):
+        network.with_widths((2, 3))
