@@ -250,12 +250,19 @@ def _controls(
         parameters = sum(math.prod(leaf.shape) for leaf in shapes)
         error, size = result.retrained.test_error, 4 * parameters
         widths = tuple(map(int, trial.widths.split(",")))
-        share = parameters / rows[0].large
+        share = _work(trial, dataset) / _work(replace(trial, widths=""), dataset)
         found.append(
             Row(DENSE, 1.0, trial.seed, error, error, None, widths, parameters, rows[0].large,
                 share, size, size, size)
         )  # fmt: skip
     return found
+
+
+def _work(trial: Trial, dataset: Dataset) -> int:
+    """Return the multiply-adds of a dense network on 60 examples."""
+    module, examples = module_of(trial, dataset.classes), _examples(dataset, 60)
+    variables = module.init(jax.random.key(0), examples[:1], train=False)
+    return lap_jax.shrink(module, variables, None, examples, train=False).work.before
 
 
 # ---------------------------------------------------------------- latency

@@ -1,5 +1,6 @@
 """The benchmark of shrunk networks, on a sweep of seconds."""
 
+import itertools
 import json
 import time
 from dataclasses import replace
@@ -76,6 +77,14 @@ def test_a_sweep_is_shrunk_and_its_widths_trained(
     text = shrink(command)
     assert "LAP-backward-seq |" in text
     assert DENSE in text
+    (own,) = (
+        row["widths"] for row in json.loads((tmp_path / "out/shrink.json").read_text()).values()
+    )
+    small, large = (
+        sum(a * b for a, b in itertools.pairwise((16, *widths, 10))) for widths in (own, [20] * 4)
+    )
+    control = next(line for line in text.splitlines() if DENSE in line)
+    assert control.split(" | ")[8] == f"{large / small:.1f}"
     assert (tmp_path / "out/shrink.png").stat().st_size > 10_000
     assert f"| {100 * Store(folder).load()[0].retrained.test_error:.2f} |" in text  # the same error
     even = replace(command, multiple_of=4, ways=("LAP-backward-seq",), control=())
