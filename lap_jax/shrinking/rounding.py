@@ -63,29 +63,41 @@ def woken(
     ends: Ends = {}
     for layer in graph.layers:
         ends |= _ends(layer, kernel_of(layer, kept[layer.path]))
-    neurons = graph.neurons
+    extra = _fillers(graph.neurons, ends, multiple_of)
+    wake = _weights(graph, extra, ends, {path: leaf.shape for path, leaf in kept.items()})
+    wake = {path: mask | before[path] if path in before else mask for path, mask in wake.items()}
+    more = (mask & ~before.get(path, np.False_) for path, mask in wake.items())
+    return wake if any(mask.any() for mask in more) else {}
+
+
+def _fillers(neurons: Neurons, ends: Ends, multiple_of: int) -> np.ndarray:
+    """Return which neurons fill widths up, counted over all groups; False for none at the end."""
     extra = np.zeros(sum(group.width for group in neurons.groups) + 1, bool)
     for group in neurons.free:
         if group.channels == 1 and group.kind != "heads":
-            own = extra[group.start : group.start + group.width]  # a view
-            own |= _filling(_alive(group, neurons, ends), multiple_of)
-    asleep: dict[str, Any] = {}
+            alive = _alive(group, neurons, ends)
+            extra[group.start : group.start + group.width] = _filling(alive, multiple_of)
+    return extra
+
+
+def _weights(
+    graph: Graph, extra: np.ndarray, ends: Ends, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """Return, by path, the weights between some neurons and those that are left or wake, too."""
+    neurons, asleep = graph.neurons, dict[str, Any]()
     for layer in graph.layers:
-        new = [_of_channels(neurons, extra, layer, side) for side in ("in", "out")]
-        sides = [ends[layer.name, side] | own
-                 for side, own in zip(("in", "out"), new, strict=True)]  # fmt: skip
-        asleep[layer.name] = ~(_between(layer, *sides) & (_either(layer, *new)))
-    shapes = {path: leaf.shape for path, leaf in kept.items()}
+        into, out = (_of_channels(neurons, extra, layer, side) for side in ("in", "out"))
+        one = _along(layer, into) | out
+        both = _along(layer, into | ends[layer.name, "in"]) & (out | ends[layer.name, "out"])
+        asleep[layer.name] = np.broadcast_to(~(one & both), layer.shape)
     found = leaves_of(graph, asleep, shapes, dict.fromkeys(shapes))
     wake = {path: ~np.asarray(mask) for path, mask in found.items()}
     for path, rows in neurons.vectors.items():  # of neurons that were pruned whole, scales too
         if path in shapes:
             entries, numbers = rows.values.T
-            own = wake.setdefault(path, np.zeros(shapes[path], bool))
-            own.reshape(-1)[entries[extra[numbers]]] = True
-    wake = {path: mask | before[path] if path in before else mask for path, mask in wake.items()}
-    more = (mask & ~before.get(path, np.False_) for path, mask in wake.items())
-    return wake if any(mask.any() for mask in more) else {}
+            mask = wake.setdefault(path, np.zeros(shapes[path], bool))
+            mask.reshape(-1)[entries[extra[numbers]]] = True
+    return wake
 
 
 def _kept_entries(small: Small) -> dict[str, np.ndarray]:
@@ -145,10 +157,6 @@ def _of_channels(neurons: Neurons, of: np.ndarray, layer: Layer, side: str) -> n
     return of[neurons.sides[layer.name, side].values]
 
 
-def _between(layer: Layer, into: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Return the weights of a kernel from some of its inputs to some of its outputs."""
-    return np.broadcast_to(along_inputs(layout_of(layer), into) & out, layer.shape)
-
-
-def _either(layer: Layer, into: np.ndarray, out: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(along_inputs(layout_of(layer), into) | out, layer.shape)
+def _along(layer: Layer, into: np.ndarray) -> np.ndarray:
+    """Return what is true of inputs, to be met with outputs along the last axis."""
+    return np.asarray(along_inputs(layout_of(layer), into))
