@@ -4,6 +4,7 @@ A matrix product takes as long for 130 columns as for 136 on a CPU whose vectors
 often longer; accelerators work in blocks of 128. Neurons that nothing leads to, or that nobody
 reads, fill a group up to the next multiple: the plan takes the pruned weights that would lead to
 them, and out of them, for weights of any value, so that it keeps them. The weights stay nought.
+Weights that a dead neuron still has wake what they lead from: those with the fewest go first.
 """
 
 from __future__ import annotations
@@ -63,21 +64,36 @@ def woken(
     ends: Ends = {}
     for layer in graph.layers:
         ends |= _ends(layer, kernel_of(layer, kept[layer.path]))
-    extra = _fillers(graph.neurons, ends, multiple_of)
+    extra = _fillers(graph.neurons, ends, _weights_of(graph, small.large), multiple_of)
     wake = _weights(graph, extra, ends, {path: leaf.shape for path, leaf in kept.items()})
     wake = {path: mask | before[path] if path in before else mask for path, mask in wake.items()}
     more = (mask & ~before.get(path, np.False_) for path, mask in wake.items())
     return wake if any(mask.any() for mask in more) else {}
 
 
-def _fillers(neurons: Neurons, ends: Ends, multiple_of: int) -> np.ndarray:
+def _fillers(
+    neurons: Neurons, ends: Ends, weights: np.ndarray, multiple_of: int
+) -> np.ndarray:  # fmt: skip
     """Return which neurons fill widths up, counted over all groups; False for none at the end."""
     extra = np.zeros(sum(group.width for group in neurons.groups) + 1, bool)
     for group in neurons.free:
         if group.channels == 1 and group.kind != "heads":
-            alive = _alive(group, neurons, ends)
-            extra[group.start : group.start + group.width] = _filling(alive, multiple_of)
+            own = slice(group.start, group.start + group.width)
+            extra[own] = _filling(_alive(group, neurons, ends), weights[own], multiple_of)
     return extra
+
+
+def _weights_of(graph: Graph, variables: Any) -> np.ndarray:
+    """Return how many weights are not nought, into and out of each neuron, over all groups."""
+    leaves, neurons = leaves_by_path(variables), graph.neurons
+    found = np.zeros(sum(group.width for group in neurons.groups) + 1, int)
+    for layer in graph.layers:
+        kernel = kernel_of(layer, np.asarray(leaves[layer.path])) != 0
+        into = kernel.reshape(-1, kernel.shape[-2], layer.groups, layer.out_size // layer.groups)
+        for side, counts in (("in", into.sum((0, 3)).T), ("out", into.sum((0, 1)))):
+            if (layer.name, side) in neurons.sides:
+                np.add.at(found, neurons.sides[layer.name, side].values, counts.reshape(-1))
+    return found
 
 
 def _weights(
@@ -137,15 +153,16 @@ def _alive(group: NeuronGroup, neurons: Neurons, ends: Ends) -> np.ndarray:
     return alive
 
 
-def _filling(alive: np.ndarray, multiple_of: int) -> np.ndarray:
+def _filling(alive: np.ndarray, weights: np.ndarray, multiple_of: int) -> np.ndarray:
     """Return neurons that fill each row of those that are left up to a multiple.
 
-    Those first that fill several rows, or are left in some.
+    Those first that fill several rows, or are left in some; then those with the fewest weights:
+    what these lead from, and to, wakes too.
     """
     chosen = np.zeros(alive.shape[1], bool)
     for row in alive:
         lacks = -row.sum() % multiple_of if row.any() else 0
-        order = np.argsort(-2 * chosen - alive.any(0), kind="stable")
+        order = np.lexsort((weights, -2 * chosen - alive.any(0)))
         chosen[order[~row[order]][:lacks]] = True
     return chosen
 

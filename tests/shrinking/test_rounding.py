@@ -45,6 +45,19 @@ def test_widths_are_the_next_multiples(multiple: int, fold: bool) -> None:
         assert all(found[path][axis] - plain[path][axis] < 2 for path, axis in sides)
 
 
+def test_neurons_without_weights_fill_up_first() -> None:
+    """Else what leads to a dead neuron, and was dead as it was, would be computed again."""
+    params = {"a": normal(6, 12), "b": normal(12, 12), "c": normal(12, 3)}
+    masks = {name: np.zeros(leaf.shape, bool) for name, leaf in params.items()}
+    masks["a"][:, :6] = True
+    for i in range(3):
+        masks["b"][i, i] = masks["c"][i] = True
+    masks["b"][3:6, 3:6] = True  # neurons 3 to 5 of b read three of a, and nobody reads them
+    small = held(lambda p, x: jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["c"], params, X,
+                 masks=masks, multiple_of=4)  # fmt: skip
+    assert widths(small) == {"a": (6, 4), "b": (4, 4), "c": (4, 3)}
+
+
 def test_a_group_is_never_wider_than_it_was() -> None:
     found = held(model, PARAMS, X, masks=MASKS, multiple_of=32)
     assert widths(found) == {"a": (6, 20), "b": (20, 17), "c": (17, 3)}
