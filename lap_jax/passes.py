@@ -61,7 +61,8 @@ def prune(
 
     def turn(index: jax.Array, state: Any) -> Any:
         masks, found = _pass(network, scope, state[0], kept[index], tops, state[1])
-        return _both(masks, start), found
+        # Without an order norms are not gone on from.
+        return _both(masks, start), None if state[1] is None else found
 
     return lax.fori_loop(0, method.steps, turn, (masks, found))[0]
 
