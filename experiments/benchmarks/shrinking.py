@@ -241,6 +241,9 @@ def _controls(
         for result, row in zip(results, rows, strict=True)
         if row.way in command.control and row.widths and min(row.widths)
     }  # fmt: skip
+    if not wanted:
+        return []
+    whole = _work(replace(results[0].trial, widths=""), dataset)
     found = []
     for trial in wanted:
         store = Store(command.out / "dense" / trial.widths.replace(",", "-"))
@@ -250,7 +253,7 @@ def _controls(
         parameters = sum(math.prod(leaf.shape) for leaf in shapes)
         error, size = result.retrained.test_error, 4 * parameters
         widths = tuple(map(int, trial.widths.split(",")))
-        share = _work(trial, dataset) / _work(replace(trial, widths=""), dataset)
+        share = _work(trial, dataset) / whole
         found.append(
             Row(DENSE, 1.0, trial.seed, error, error, None, widths, parameters, rows[0].large,
                 share, size, size, size)

@@ -106,7 +106,7 @@ def shrink(
     wake: dict[str, np.ndarray] = {}
     # What wakes reads by weights of its own, and what these lead from wakes too.
     while more := woken(graph, made(*seen, None), multiple_of, wake):
-        wake |= more
+        wake = more
         seen = _with(wake, masked, fixed)
     return made(*seen, tolerance)
 
