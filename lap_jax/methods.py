@@ -11,6 +11,7 @@ from lap_jax.errors import PruningError
 from lap_jax.graph.layers import nearest
 from lap_jax.scoring.scores import SCORES, Score, wants
 from lap_jax.selection.scope import Compare, Scope, checked_scope
+from lap_jax.selection.sparsity import whole_number
 
 MethodName = Literal[
     "MP", "RP", "LFP", "LBP", "LAP",
@@ -117,8 +118,7 @@ def checked_method(
         _check_among(method, "score", tuple(SCORES))
     _check_among(method, "direction", ("both", "forward", "backward"))
     _check_among(method, "order", (None, "forward", "backward"))
-    if not isinstance(method.steps, int) or method.steps < 1:
-        raise PruningError(f"steps is {method.steps!r}: expected a whole number of 1 or more")
+    method = method._replace(steps=whole_number("steps", method.steps, least=1))
     horizon = method.horizon
     if horizon != "all" and (not isinstance(horizon, int) or horizon < 0):
         raise PruningError(f"horizon is {horizon!r}: expected 0, 1, a larger number, or 'all'")

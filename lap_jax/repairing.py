@@ -164,7 +164,10 @@ def repair(model: Any, variables: Any, masks: Any, *inputs: Any, **static: Any) 
     _check_finite(moments)
     whole = model if isinstance(own.variables, type(model)) else own.variables  # Equinox
     leaves = leaves_by_path(masked) | repaired
-    return map_by_path(lambda path, leaf: leaves.get(path, leaf), whole)
+    found = map_by_path(lambda path, leaf: leaves.get(path, leaf), whole)
+    # A Linen module's parameters alone were put into a collection, which nobody asked for.
+    alone = isinstance(own.variables, dict) and own.variables.get("params") is variables
+    return found["params"] if alone else found
 
 
 def _moments(array: jax.Array, ids: np.ndarray) -> Moments:

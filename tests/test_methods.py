@@ -62,7 +62,7 @@ def test_method_of_unknown_parts(method: Method, found: str) -> None:
         lookahead_masks(mlp(), NAMES, 0.5, method=method)
 
 
-@pytest.mark.parametrize("steps", [0, -1, 2.5])
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True])
 def test_steps_are_a_positive_whole_number(steps: Any) -> None:
     with refused("steps", str(steps)):
         lookahead_masks(mlp(), NAMES, 0.5, method="LAP-forward-seq", steps=steps)

@@ -111,6 +111,16 @@ def test_what_cannot_be_scaled_is_not() -> None:
         lap_jax.repair(model, params, masks, jnp.arange(30).reshape(6, 5) % 7)
 
 
+def test_parameters_alone_come_back_as_parameters_alone() -> None:
+    net = zoo.MLP((4, 3))
+    params = net.init(jax.random.key(0), X)["params"]
+    masks = jax.tree.map(lambda leaf: normal(*leaf.shape, seed=1) > 0, params)
+    bare = lap_jax.repair(net, params, masks, X)
+    chex.assert_trees_all_equal_structs(bare, params)
+    whole = lap_jax.repair(net, {"params": params}, {"params": masks}, X)
+    chex.assert_trees_all_equal(whole, {"params": bare})
+
+
 def test_errors_on_digits_fall() -> None:
     """Of a net that was trained, at 90% sparsity, and no training since."""
     images, labels = load_digits(return_X_y=True)

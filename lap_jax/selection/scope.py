@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.layers import nearest
+from lap_jax.selection.sparsity import whole_number
 
 Compare = Literal["layer", "global"]
 """What competes with what; such a word stands for a `Scope`."""
@@ -101,9 +102,7 @@ def checked_scope(scope: Compare | Scope) -> Scope:
 
 def _check_neurons(scope: Scope) -> None:
     for field in ("at_least", "multiple_of"):
-        value = getattr(scope, field)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise PruningError(f"scope: {field} is {value!r}, expected a whole number of 1 or more")
+        whole_number(f"scope: {field}", getattr(scope, field), least=1)
     if scope.unit == "neuron":
         if scope.axis is not None or scope.outputs:
             raise PruningError("scope: a neuron goes from all layers: leave axis and outputs out")

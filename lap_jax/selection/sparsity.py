@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 
@@ -181,16 +182,20 @@ def sparsity_per_layer(
     return tuple(_checked(value, name) for value, name in zip(listed, names, strict=True))
 
 
-def whole_number(name: str, value: int) -> int:
-    """Return ``value`` as an int; NumPy's integers are welcome.
+def whole_number(name: str, value: Any, least: int | None = None) -> int:
+    """Return ``value`` as an int; NumPy's integers are welcome, truth values are not.
 
     Raises:
-      PruningError: if it is no integer, naming it ``name``.
+      PruningError: if it is no integer or below ``least``, naming it ``name``.
     """
+    expected = "a whole number" if least is None else f"a whole number of {least} or more"
     try:
-        return operator.index(value)
+        number = operator.index(value)
     except TypeError:
-        raise PruningError(f"{name} is {value!r}: expected a whole number") from None
+        number = None
+    if number is None or isinstance(value, bool) or (least is not None and number < least):
+        raise PruningError(f"{name} is {value!r}: expected {expected}")
+    return number
 
 
 def kept_count(size: int, sparsity: float) -> int:

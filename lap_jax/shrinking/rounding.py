@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from lap_jax.errors import PruningError
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.groups import NeuronGroup, Neurons
 from lap_jax.graph.layers import Layer
@@ -26,21 +25,6 @@ from lap_jax.shrinking.small import Small
 
 Ends = dict[tuple[str, str], np.ndarray]
 """By layer and side, a truth value per channel."""
-
-
-def checked_multiple(multiple_of: Any) -> int:
-    """Return a number of neurons to fill up to.
-
-    Raises:
-      PruningError: if it is no whole number above zero.
-    """
-    if isinstance(multiple_of, bool) or not isinstance(multiple_of, (int, np.integer)):
-        raise PruningError(f"multiple_of is {multiple_of!r}: expected a whole number, such as 8")
-    if multiple_of < 1:
-        raise PruningError(
-            f"multiple_of is {multiple_of}: expected at least 1, which leaves widths"
-        )
-    return int(multiple_of)
 
 
 def woken(

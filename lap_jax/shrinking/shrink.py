@@ -13,11 +13,12 @@ import numpy as np
 from lap_jax.errors import PruningError
 from lap_jax.paths import checked_mask, leaves_by_path, map_by_path
 from lap_jax.retraining import apply_masks
+from lap_jax.selection.sparsity import whole_number
 from lap_jax.shrinking.cuts import Kept, cut, kept_of
 from lap_jax.shrinking.cutter import Call, Cutter, run_small
 from lap_jax.shrinking.listing import is_key
 from lap_jax.shrinking.plan import Plan, rule_of
-from lap_jax.shrinking.rounding import checked_multiple, woken
+from lap_jax.shrinking.rounding import woken
 from lap_jax.shrinking.rules import FULL, is_half
 from lap_jax.shrinking.slices import sizes
 from lap_jax.shrinking.small import Small, Work
@@ -67,7 +68,8 @@ def shrink(
       **static: arguments that are not traced, such as ``train=False``.
 
     Returns:
-      The small network. Its ``apply`` takes other options than these, too: ``train=True``, random
+      The small network. Of a Linen module that came with parameters alone it holds whole variables,
+      ``{"params": ...}``. Its ``apply`` takes other options than these, too: ``train=True``, random
       keys, and ``mutable=[...]``, of which it returns the slices that stay.
 
     Raises:
@@ -85,7 +87,7 @@ def shrink(
       >>> small.variables["a"].shape, small.variables["b"].shape
       ((4, 2), (2, 2))
     """
-    multiple_of = checked_multiple(multiple_of)
+    multiple_of = whole_number("multiple_of", multiple_of, least=1)
     own, masks = as_masked_model(model, variables, masks, inputs)
     _check_values(own.variables)
     if masks is None and not fold:

@@ -1,5 +1,6 @@
 """What may be asked for, and what not together; that it is obeyed, `test_scopes.py` proves."""
 
+import numpy as np
 import pytest
 
 from lap_jax import PruningError, Scope
@@ -19,12 +20,18 @@ def test_a_word_is_a_scope_and_axes_are_put_in() -> None:
         (Scope(unit="neuron", unit_norm="l1"), "a neuron's is a product of Euclidean norms"),
         (Scope(unit="channel", unit_norm="l3"), "unit_norm is 'l3', expected one of"),  # type: ignore[arg-type]
         (Scope("global", group=(2, 4)), "goes with single weights of one layer"),
+        (Scope(unit="neuron", multiple_of=True), "multiple_of is True: expected a whole number"),
         (Scope(at_least=2), "go with unit='neuron' alone"),
     ],
 )
 def test_what_does_not_go_together_is_refused(scope: Scope, message: str) -> None:
     with pytest.raises(PruningError, match=message):
         checked_scope(scope)
+
+
+def test_whole_numbers_of_numpy_are_welcome() -> None:
+    scope = Scope(unit="neuron", at_least=np.int64(2), multiple_of=np.uint8(8))  # type: ignore[arg-type]
+    assert checked_scope(scope) == Scope(unit="neuron", at_least=2, multiple_of=8)
 
 
 @pytest.mark.parametrize("unit", [(2, 2), "channel"])

@@ -213,7 +213,7 @@ def test_bad_levels_name_what_is_wrong() -> None:
         paper_sparsity(graph, 2, unpruned=["Conv_0"])
 
 
-@pytest.mark.parametrize("bad", [1.5, 2.0, "3", None])
+@pytest.mark.parametrize("bad", [1.5, 2.0, "3", None, True])
 @pytest.mark.parametrize("name", ["begin", "end", "every", "rounds"])
 def test_numbers_of_steps_are_whole(name: str, bad: Any) -> None:
     wanted = f"{name} is {bad!r}: expected a whole number"
