@@ -20,7 +20,7 @@ REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["ur
 
 QUICK = {
     "start/linen.md", "start/nnx.md", "guide/files.md", "guide/freezing.md",
-    "guide/troubleshooting.md", "reference/graphs.md",
+    "guide/troubleshooting.md", "reference/graphs.md", "guide/compare.md",
 }  # fmt: skip
 """Pages whose code runs with every `make test`; that of the others in `make test-slow`."""
 
