@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -99,18 +101,16 @@ def shrink(
     fixed = None if fold else _fixed(masked, masks)
     own = own._replace(variables=masked, inputs=_examples(own.inputs))
 
-    def made(seen: Any, fixed: Any, tolerance: float | None) -> Small:
-        return _made(own, seen, fixed, static, unstack, tolerance)
-
-    if multiple_of == 1:
-        return made(masked, fixed, tolerance)
-    graph, seen = trace(own.function, masked, *own.inputs, **static), (masked, fixed)
-    wake: dict[str, np.ndarray] = {}
-    # What wakes reads by weights of its own, and what these lead from wakes too.
-    while more := woken(graph, made(*seen, None), multiple_of, wake):
-        wake = more
-        seen = _with(wake, masked, fixed)
-    return made(*seen, tolerance)
+    small, difference = _made(own, masked, fixed, static, unstack)
+    if multiple_of > 1:
+        graph = trace(own.function, masked, *own.inputs, **static)
+        wake: dict[str, np.ndarray] = {}
+        # What wakes reads by weights of its own, and what these lead from wakes too.
+        while more := woken(graph, small, multiple_of, wake):
+            wake = more
+            seen = _with(wake, masked, fixed)
+            small, difference = _made(own, *seen, static, unstack)
+    return dataclasses.replace(small, difference=difference(tolerance))
 
 
 def _with(wake: Mapping[str, np.ndarray], weights: Any, fixed: Any) -> tuple[Any, Any]:
@@ -128,16 +128,15 @@ def _with(wake: Mapping[str, np.ndarray], weights: Any, fixed: Any) -> tuple[Any
 
 def _made(
     model: Model, seen: Any, fixed: list[np.ndarray] | None, static: Mapping[str, Any],
-    unstack: bool, tolerance: float | None,
-) -> Small:  # fmt: skip
-    """Return a small network.
+    unstack: bool,
+) -> tuple[Small, Callable[[float], float]]:  # fmt: skip
+    """Return a small network, and what proves it: its difference to the masked one, by tolerance.
 
     Args:
       model: with the masked variables, and examples.
       seen: the variables by which it is planned.
       fixed: of each leaf the entries that training does not change; None: nothing is trained.
       static, unstack: as of `shrink`.
-      tolerance: of the proof; None: there is none.
     """
     masked, inputs = model.variables, model.inputs
     cutter, stacks = Cutter(model, seen, fixed, static), list[Stacks]()
@@ -159,18 +158,16 @@ def _made(
         call = cutter.call(inputs, options)
         return run_small(cutter.plan(call.key, kept), leaves, kept, call.arrays)
 
-    difference = math.nan
-    if tolerance is not None:
-        difference = _compared(cutter, call, small, kept, tolerance)
     by_path = dict(zip(cutter.paths, kept, strict=True))
     order = list(leaves_by_path(masked))
     for level in stacks:
         order = [name for path in order for name in level.names(path)]
-    return Small(
+    found = Small(
         jax.tree.unflatten(cutter.structure, small), apply, masked,
         {path: by_path[path] for path in order}, _work(traced.plan),
-        _at_full_size(traced.plan), difference, tuple(stacks),
+        _at_full_size(traced.plan), math.nan, tuple(stacks),
     )  # fmt: skip
+    return found, partial(_compared, cutter, call, small, kept)
 
 
 # ---------------------------------------------------------------- what is given
