@@ -23,7 +23,7 @@ import lap_jax
 from experiments.data import load
 from experiments.data.source import Dataset
 from experiments.files import write_atomically
-from experiments.reporting.figures import Style, styles_of
+from experiments.reporting.figures import Style, legend_below, styles_of
 from experiments.running.pruning import masks_of, module_of, variables_of
 from experiments.running.sweep import Sweep, load_network, network_path, pruned_path
 from experiments.running.trials import trainer_for
@@ -444,5 +444,5 @@ def figure(rows: Sequence[Row], latency: Latency, styles: Mapping[str, Style]) -
             axis.set_major_formatter(FormatStrFormatter("%g"))
             axis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
-    drawn.legend(*drawn.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    legend_below(drawn, drawn.axes[0])
     return drawn

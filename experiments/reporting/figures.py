@@ -117,7 +117,7 @@ def _accuracy_figure(results: Sequence[Result]) -> Figure:
         axes.set_ylim(0, 102)
     _published(after, results)
     after.set_ylabel("test accuracy (%)")
-    _legend(figure, after)
+    legend_below(figure, after)
     return figure
 
 
@@ -153,7 +153,7 @@ def _effective_figure(results: Sequence[Result]) -> Figure:
         axes.tick_params(labelsize=8, which="both")
         axes.grid(alpha=0.3, which="both")
     by_kept.set_ylabel("test error (%)")
-    _legend(figure, by_kept)
+    legend_below(figure, by_kept)
     return figure
 
 
@@ -169,7 +169,7 @@ def _gap_figure(results: Sequence[Result]) -> Figure:
     )  # fmt: skip
     right.ticklabel_format(axis="y", useOffset=False)
     right.set_ylabel("test error less training error (% points)")
-    _legend(figure, left)
+    legend_below(figure, left)
     return figure
 
 
@@ -198,7 +198,7 @@ def _curves_figure(results: Sequence[Result]) -> Figure:
         axes.grid(alpha=0.3, which="both")
     for axes in panels[::COLUMNS]:
         axes.set_ylabel("test error (%)")
-    _legend(figure, panels[0])
+    legend_below(figure, panels[0])
     return figure
 
 
@@ -321,13 +321,16 @@ def _published(axes: Any, results: Sequence[Result]) -> None:
     axes.plot([], [], linestyle="none", label=f"paper, {name}", **hollow)
 
 
-def _legend(figure: Figure, axes: Any) -> None:
+def legend_below(figure: Figure, axes: Any) -> None:
+    """Put names under the panels, in as many columns as the longest leaves room for."""
     handles, labels = axes.get_legend_handles_labels()
+    inches = 0.7 + 0.075 * max(map(len, labels))  # the line, and letters of the small size
     figure.legend(
         handles,
         labels,
         loc="outside lower center",
-        ncols=min(len(labels), 6),
+        fontsize="small",
+        ncols=max(1, min(len(labels), 6, int(figure.get_figwidth() / inches))),
     )
 
 

@@ -128,3 +128,20 @@ def test_every_method_has_a_style_of_its_own() -> None:
     assert set(STYLES) == set(METHODS)
     assert OTHERS not in STYLES.values()
     assert len(set(STYLES.values())) == len(STYLES)
+
+
+@pytest.mark.parametrize("ways", [2, 7, len(METHODS) * 2])
+def test_the_legend_lies_within_the_picture(ways: int, drawn: list[Figure], tmp_path: Path) -> None:
+    plain = [result(method, 4, 0, 0.1) for method in METHODS]
+    effective = [
+        replace(one, trial=replace(one.trial, effective=True, scope="global")) for one in plain
+    ]
+    plot([*plain, *effective][-ways:], tmp_path / "figure.png")
+    (figure,) = drawn
+    (legend,) = figure.legends
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert len(legend.get_texts()) == ways + 1  # and the unpruned network
+    assert box.x0 >= 0
+    assert box.x1 <= whole.width
+    assert box.y0 >= 0
+    assert box.y1 <= figure.axes[0].get_window_extent().y0
