@@ -11,6 +11,9 @@ from experiments.trial import SHUFFLED
 
 EFFECTIVE = ("LAP effective", "MP effective")
 
+MOST = 3
+"""Ways to prune that a sentence can tell of one by one."""
+
 
 class Comparison(NamedTuple):
     """A way of pruning and MP at one level, after retraining."""
@@ -112,7 +115,8 @@ def _claim(results: Sequence[Result], way: str, base: str) -> str:
 def sentence(results: Sequence[Result]) -> str:
     """Return one sentence: where the other methods err less than MP after retraining, and how much.
 
-    Where MP or a rival is missing, it says how one method's error grows with the sparsity.
+    Of many methods: how many do at each level, and the best. Where MP or a rival is missing, it
+    says how one method's error grows with the sparsity.
     """
     own = pruned(results)
     if not own:
@@ -128,7 +132,28 @@ def sentence(results: Sequence[Result]) -> str:
             f"{cells[way, present[0]]}% at {kept[present[0]]:.2%} of the weights to "
             f"{cells[way, present[-1]]}% at {kept[present[-1]]:.2%}."
         )
-    return f"After retraining, {'; '.join(map(_course, rivals.values()))}."
+    if len(rivals) <= MOST:
+        return f"After retraining, {'; '.join(map(_course, rivals.values()))}."
+    levels: dict[float, list[Comparison]] = {}
+    for each in comparisons(own):
+        levels.setdefault(each.level, []).append(each)
+    return f"After retraining, {'; '.join(map(_count, levels.values()))}."
+
+
+def _count(ways: Sequence[Comparison]) -> str:
+    """Say how many ways err less than MP at a level, and which the least."""
+    less = [each for each in ways if each.gap < 0]
+    told = (
+        f"at {ways[0].kept:.2%} of the weights {len(less)} of {len(ways)} ways to prune err less "
+        f"than MP's {ways[0].base}%"
+    )
+    if not less:
+        return told
+    if any(each.spread is not None for each in less):
+        clear = sum(each.clear for each in less)
+        told += f", {clear} of them by more than both standard deviations together"
+    best = min(less, key=lambda each: each.cell.mean)
+    return f"{told}, the least {best.way}: {best.cell}%"
 
 
 def _course(levels: Sequence[Comparison]) -> str:

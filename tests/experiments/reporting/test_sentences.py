@@ -103,6 +103,24 @@ def test_the_sentence_counts_only_clear_gaps_as_clear() -> None:
     assert "differ most at 3.12% of the weights: 10.50±0.71% against 50.50±0.71%" in text
 
 
+def test_of_many_methods_the_sentence_tells_how_many_and_the_best() -> None:
+    text = sentence([
+        *results(4, MP=(0.10, 0.12), LAP=(0.02, 0.04), LFP=(0.10, 0.11), LBP=(0.2, 0.4),
+                 LAP_forward=(0.09, 0.09)),
+        *results(5, MP=(0.50,), LAP=(0.10,), LFP=(0.05,)),
+    ])  # fmt: skip
+    assert text == (
+        "After retraining, at 6.25% of the weights 3 of 4 ways to prune err less than MP's "
+        "11.00±1.41%, 2 of them by more than both standard deviations together, the least LAP: "
+        "3.00±1.41%; at 3.12% of the weights 2 of 2 ways to prune err less than MP's 50.00%, the "
+        "least LFP: 5.00%."
+    )
+    worst = [*results(4, MP=(0.01,), LAP=(0.2,), LFP=(0.2,), LBP=(0.4,), LAP_forward=(0.09,))]
+    assert sentence(worst) == (
+        "After retraining, at 6.25% of the weights 0 of 4 ways to prune err less than MP's 1.00%."
+    )
+
+
 def test_the_sentence_of_one_method_tells_its_course() -> None:
     text = sentence([result("LAP", t, 0, e) for t, e in ((4, 0.02), (9, 0.5))])
     assert text == (
