@@ -69,11 +69,8 @@ def verdicts(results: Sequence[Result]) -> list[str]:
 
     Differences beyond the spread, which is both standard deviations together, come first.
     """
-    levels: dict[float, list[Comparison]] = {}
-    for each in comparisons(results):
-        levels.setdefault(each.level, []).append(each)
     sentences = []
-    for those in levels.values():
+    for those in _by_level(comparisons(results)):
         parts = [f"At {those[0].kept:.2%} of the weights MP errs {those[0].base}%"]
         for title, group in (
             ("beyond the spread", [each for each in those if each.clear]),
@@ -121,8 +118,9 @@ def sentence(results: Sequence[Result]) -> str:
     own = pruned(results)
     if not own:
         return "Nothing was pruned."
+    found = comparisons(own)
     rivals: dict[str, list[Comparison]] = {}
-    for each in comparisons(own):
+    for each in found:
         rivals.setdefault(each.way, []).append(each)
     if not rivals:
         cells, kept, (way, *_) = cells_of(own, after)
@@ -134,10 +132,15 @@ def sentence(results: Sequence[Result]) -> str:
         )
     if len(rivals) <= MOST:
         return f"After retraining, {'; '.join(map(_course, rivals.values()))}."
+    return f"After retraining, {'; '.join(map(_count, _by_level(found)))}."
+
+
+def _by_level(found: Sequence[Comparison]) -> list[list[Comparison]]:
+    """Return comparisons level by level, in the order in which levels come."""
     levels: dict[float, list[Comparison]] = {}
-    for each in comparisons(own):
+    for each in found:
         levels.setdefault(each.level, []).append(each)
-    return f"After retraining, {'; '.join(map(_count, levels.values()))}."
+    return list(levels.values())
 
 
 def _count(ways: Sequence[Comparison]) -> str:
