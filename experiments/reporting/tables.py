@@ -11,7 +11,7 @@ from typing import NamedTuple
 from experiments.methods import METHODS
 from experiments.paper import Table, table_for
 from experiments.reporting.rendering import Row, Sheet, markdown
-from experiments.store import Result, by_run
+from experiments.store import Evaluation, Result, by_run
 from experiments.trial import SHUFFLED, UNPRUNED, Trial
 
 Number = Callable[[Result], float | None]
@@ -52,15 +52,15 @@ def heading(results: Sequence[Result]) -> str:
     """Return what was run, in a few sentences, with the errors of the unpruned networks."""
     trial = results[0].trial
     seeds = len({result.trial.seed for result in results})
-    trained = {result.trial.seed: result.trained.test_error for result in results}
-    control = [r.retrained.test_error for r in results if r.trial.method == UNPRUNED]
+    trained = {result.trial.seed: result.trained for result in results}
+    control = [result.retrained for result in results if result.trial.method == UNPRUNED]
     published = table_for(trial.model, trial.activation, trial.dataset)
     over = count_of(seeds, "seed") + (" (mean ± standard deviation)" if seeds > 1 else "")
     parts = [
         f"Test error (%) of {network_name(trial)} after retraining; {over}; in brackets the change "
         "relative to MP.",
-        f"Unpruned: {_cell(list(trained.values()))}%"
-        + (f", and {_cell(control)}% after as many steps of retraining." if control else "."),
+        f"Unpruned: {_scores(list(trained.values()))}"
+        + (f", and {_scores(control)} after as many steps of retraining." if control else "."),
         f"{trial.train_steps:,} training and {trial.retrain_steps:,} retraining steps, "
         f"batches of {trial.batch_size}, learning rate {trial.learning_rate:g}{_others(trial)}.",
     ]
@@ -82,9 +82,10 @@ def sheets(results: Sequence[Result]) -> list[Sheet]:
     Under its heads stand the least and the greatest density of a layer and the share of
     multiply-adds, where they were counted: means over methods and seeds. Then the share of the kept
     weights that are effective; the error before retraining; what is less or more than MP's on the
-    same network; the cross entropy; the training error, and the gap between the two (Figure 4); and
-    the share of multiply-adds that the kept weights take. A cell of fewer seeds than the others
-    says how many. Only the last evaluation counts: nothing is chosen by test data.
+    same network; the cross entropy after and before retraining; the training error, and the gap
+    between the two (Figure 4); and the share of multiply-adds that the kept weights take. A cell of
+    fewer seeds than the others says how many. Only the last evaluation counts: nothing is chosen by
+    test data.
 
     Args:
       results: at least one, of one run: the settings are the same except for way, level, seed.
@@ -108,7 +109,10 @@ def sheets(results: Sequence[Result]) -> list[Sheet]:
         _sheet("Before retraining", results, lambda result: result.pruned.test_error),
         _sheet("Test error (%) less MP's on the same network", results, _less_baseline(results),
                gain=False),
-        _sheet("Test cross entropy after retraining, bits", results, _bits, gain=False, unit=1.0),
+        _sheet("Test cross entropy after retraining, bits", results, _bits_after, gain=False,
+               unit=1.0),
+        _sheet("Test cross entropy before retraining, bits", results,
+               lambda result: bits_of(result.pruned), gain=False, unit=1.0),
         _sheet("Training error after retraining", results, lambda r: r.retrained.train_error),
         _sheet("Test error less training error after retraining", results, _gap, gain=False),
         _sheet("Multiply-adds of the kept weights, % of all", results,
@@ -250,9 +254,21 @@ def _less_baseline(results: Sequence[Result]) -> Number:
     return difference
 
 
-def _bits(result: Result) -> float | None:
-    loss = result.retrained.test_loss
+def _scores(evaluations: Sequence[Evaluation]) -> str:
+    """Return test error and, where it was measured, cross entropy over networks."""
+    bits = [found for found in map(bits_of, evaluations) if found is not None]
+    told = f" ({_cell(bits, 1.0)} bits)" if bits else ""
+    return f"{_cell([each.test_error for each in evaluations])}%{told}"
+
+
+def bits_of(evaluation: Evaluation) -> float | None:
+    """Return the test set's mean cross entropy in bits; None where it was not measured."""
+    loss = evaluation.test_loss
     return None if loss is None else loss / math.log(2)
+
+
+def _bits_after(result: Result) -> float | None:
+    return bits_of(result.retrained)
 
 
 def _cell(values: Sequence[float], unit: float = 100.0) -> Cell:

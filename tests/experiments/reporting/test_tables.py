@@ -121,3 +121,20 @@ def test_schedules_are_compared_within_a_network_only() -> None:
         ("gradual in 3 cycles, MP", ("10.00",)),
         ("gradual in 3 cycles, LAP", ("5.00 (-50.00%)",)),
     ]
+
+
+def test_cross_entropy_is_told_in_bits_before_and_after_retraining() -> None:
+    text = table([result("MP", 4, 0, 0.1), result("LAP", 4, 1, 0.05)])
+    before = text.split("Test cross entropy before retraining, bits:")[1]
+    after = text.split("Test cross entropy after retraining, bits:")[1]
+    assert cells(before, "LAP") == ["1.59"]  # 1.1 nats
+    assert cells(after, "LAP") == ["0.43"]  # 0.3 nats
+    assert "Unpruned: 2.00±0.00% (0.29±0.00 bits)." in text  # 0.2 nats
+
+
+def test_results_without_a_cross_entropy_have_no_table_of_it() -> None:
+    old = result("MP", 4, 0, 0.1)
+    moments = tuple(each._replace(train_loss=None, test_loss=None) for each in old.evaluations)
+    text = table([replace(old, evaluations=moments)])
+    assert "Unpruned: 2.00%." in text
+    assert "bits" not in text
