@@ -16,6 +16,7 @@ from lap_jax.competing import kept_by_step, levels_by_name, with_outputs
 from lap_jax.errors import PruningError
 from lap_jax.graph.chain import check_fits
 from lap_jax.graph.graph import Graph
+from lap_jax.integers import whole_number
 from lap_jax.methods import (
     Method,
     MethodName,
@@ -36,7 +37,7 @@ from lap_jax.retraining import (
 )
 from lap_jax.scoring.scores import Score, wants
 from lap_jax.selection.scope import Compare, Scope
-from lap_jax.selection.sparsity import Sparsity, whole_number
+from lap_jax.selection.sparsity import Sparsity
 
 
 class PruneInTrainingState(NamedTuple):

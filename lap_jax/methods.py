@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.layers import nearest
+from lap_jax.integers import whole_number
 from lap_jax.scoring.scores import SCORES, Score, wants
 from lap_jax.selection.scope import Compare, Scope, checked_scope
-from lap_jax.selection.sparsity import whole_number
 
 MethodName = Literal[
     "MP", "RP", "LFP", "LBP", "LAP",

@@ -50,7 +50,7 @@ PROMISED = {
 
 FLOORS: list[set[str]] = [
     {"errors", "version", "batching", "tables"},
-    {"paths", "meshes", "packing"},
+    {"paths", "meshes", "packing", "integers"},
     {"files", "retraining", "recalibration", "comparison"},
     {"graph"},
     {"scoring"},

@@ -16,6 +16,7 @@ from lap_jax.errors import PruningError
 from lap_jax.graph import layers as kinds
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import IDENTITY, Edge, Factor, Junction, Layer, Norm, nearest
+from lap_jax.integers import whole_number
 from lap_jax.paths import is_array, leaves_by_path, shapes_by_path
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -300,10 +301,7 @@ def _check_numbers(name: str, layer: LayerSpec, shape: tuple[int, ...]) -> None:
         value = getattr(layer, field)
         if value is None and field in ("groups", "flatten"):
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise PruningError(
-                f"layer {name!r} has {field}={value!r}: expected a whole number of 1 or more"
-            )
+        whole_number(f"{field} of layer {name!r}", value, least=1)
         dense = len(shape) == 2
         if value > 1 and field in (("strides", "groups") if dense else ("flatten",)):
             kind, other = (

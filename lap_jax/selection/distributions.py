@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.graph import Graph
-from lap_jax.selection.sparsity import kept_count, sparsity_per_layer, whole_number
+from lap_jax.integers import whole_number
+from lap_jax.selection.sparsity import kept_count, sparsity_per_layer
 
 
 def erk_sparsity(graph: Graph, sparsity: float) -> dict[str, float]:

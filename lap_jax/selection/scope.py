@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.layers import nearest
-from lap_jax.selection.sparsity import whole_number
+from lap_jax.integers import whole_number
 
 Compare = Literal["layer", "global"]
 """What competes with what; such a word stands for a `Scope`."""

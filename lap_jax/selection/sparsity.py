@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 
 from lap_jax.errors import PruningError
 from lap_jax.graph.graph import Graph
 from lap_jax.graph.layers import matching
+from lap_jax.integers import whole_number
 
 Sparsity = float | Sequence[float] | Mapping[str, float]
 
@@ -180,22 +179,6 @@ def sparsity_per_layer(
             f"({', '.join(map(repr, names))})"
         )
     return tuple(_checked(value, name) for value, name in zip(listed, names, strict=True))
-
-
-def whole_number(name: str, value: Any, least: int | None = None) -> int:
-    """Return ``value`` as an int; NumPy's integers are welcome, truth values are not.
-
-    Raises:
-      PruningError: if it is no integer or below ``least``, naming it ``name``.
-    """
-    expected = "a whole number" if least is None else f"a whole number of {least} or more"
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or (least is not None and number < least):
-        raise PruningError(f"{name} is {value!r}: expected {expected}")
-    return number
 
 
 def kept_count(size: int, sparsity: float) -> int:

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lap_jax.errors import PruningError
+from lap_jax.integers import whole_number
 from lap_jax.paths import checked_mask, leaves_by_path, map_by_path
 from lap_jax.retraining import apply_masks
-from lap_jax.selection.sparsity import whole_number
 from lap_jax.shrinking.cuts import Kept, cut, kept_of
 from lap_jax.shrinking.cutter import Call, Cutter, run_small
 from lap_jax.shrinking.listing import is_key

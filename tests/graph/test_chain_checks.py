@@ -144,7 +144,7 @@ def test_numbers_of_a_layer_are_whole_and_positive(field: str, bad: Any) -> None
     name = "dense" if field == "flatten" else "conv"
     layers: list[Any] = ["conv", "dense", "last"]
     layers[layers.index(name)] = LayerSpec(name, **{field: bad})
-    with refused(f"layer {name!r} has {field}={bad!r}", "whole number of 1 or more"):
+    with refused(f"{field} of layer {name!r} is {bad!r}", "whole number of 1 or more"):
         chain(NETWORK, layers)
 
 
