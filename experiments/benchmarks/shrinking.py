@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 import lap_jax
 from experiments.data import load
@@ -440,8 +440,9 @@ def figure(rows: Sequence[Row], latency: Latency, styles: Mapping[str, Style]) -
                 )  # fmt: skip
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="test error, %")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(FormatStrFormatter("%g"))
+            least, most = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if most < 100 * least else (1,)))
+            axis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.10g}"))
             axis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
     legend_below(drawn, drawn.axes[0])

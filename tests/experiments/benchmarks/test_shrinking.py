@@ -51,6 +51,23 @@ def test_rows_of_several_seeds_are_one_line() -> None:
     assert [axes.get_xscale() for axes in drawn.axes] == ["log"] * 3
 
 
+@pytest.mark.parametrize("most", [30, 700, 5_000_000])
+def test_numbers_along_an_axis_keep_clear_of_each_other(most: int) -> None:
+    rows = [row("MP", 0, 0.1, 10), row("LAP", 0, 0.2, most)]
+    drawn = figure(rows, {}, {})
+    drawn.draw_without_rendering()
+    axis = drawn.axes[1].xaxis
+    least, greatest = sorted(axis.get_view_interval())
+    boxes = [
+        tick.label1.get_window_extent()
+        for tick in axis.get_major_ticks()
+        if least <= tick.get_loc() <= greatest
+    ]
+    assert len(boxes) >= 2
+    boxes.sort(key=lambda box: box.x0)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
 def wait(seconds: float, times: int) -> None:
     time.sleep(seconds * times)
 
