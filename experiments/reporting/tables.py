@@ -18,14 +18,16 @@ Number = Callable[[Result], float | None]
 
 
 class Cell(NamedTuple):
-    """Numbers over seeds: mean, sample standard deviation (None: one seed)."""
+    """Numbers over seeds: mean, sample standard deviation (None: one seed), decimals to show."""
 
     mean: float
     std: float | None
     seeds: int
+    decimals: int = 2
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f}" + ("" if self.std is None else f"±{self.std:.2f}")
+        spread = "" if self.std is None else f"±{self.std:.{self.decimals}f}"
+        return f"{self.mean:.{self.decimals}f}{spread}"
 
 
 Cells = dict[tuple[str, float], Cell]
@@ -43,7 +45,7 @@ def table(results: Sequence[Result], render: Callable[[Sheet], str] = markdown) 
       ValueError: for results of several runs (see `by_run`), whose mean would mean nothing.
     """
     first, *others = sheets(results)
-    parts = [f"{heading(results)}\n\n{render(first)}"]
+    parts = [heading(results), *([render(first)] if first.rows else [])]
     parts += [f"{sheet.title}:\n\n{render(sheet)}" for sheet in others]
     return "\n\n".join(parts)
 
@@ -222,7 +224,11 @@ def _densities(results: Sequence[Result]) -> str:
     if not shares:
         return "-"
     least, most = (100 * statistics.fmean(map(pick, shares)) for pick in (min, max))
-    return f"{least:.2g}-{most:.2g}%"
+    return f"{_share(least)}-{_share(most)}%"
+
+
+def _share(percent: float) -> str:
+    return f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"
 
 
 def _multiply_adds(results: Sequence[Result]) -> str:
@@ -274,7 +280,8 @@ def _bits_after(result: Result) -> float | None:
 def _cell(values: Sequence[float], unit: float = 100.0) -> Cell:
     scaled = [unit * value for value in values]
     std = statistics.stdev(scaled) if len(scaled) > 1 else None
-    return Cell(statistics.fmean(scaled), std, len(scaled))
+    # Percent are told to a hundredth, bits, where two ways differ by less, to a thousandth.
+    return Cell(statistics.fmean(scaled), std, len(scaled), 2 if unit == 100 else 3)
 
 
 def _text(cells: Cells, way: str, level: float, seeds: int = 0, gain: bool = True) -> str:

@@ -127,9 +127,9 @@ def test_cross_entropy_is_told_in_bits_before_and_after_retraining() -> None:
     text = table([result("MP", 4, 0, 0.1), result("LAP", 4, 1, 0.05)])
     before = text.split("Test cross entropy before retraining, bits:")[1]
     after = text.split("Test cross entropy after retraining, bits:")[1]
-    assert cells(before, "LAP") == ["1.59"]  # 1.1 nats
-    assert cells(after, "LAP") == ["0.43"]  # 0.3 nats
-    assert "Unpruned: 2.00±0.00% (0.29±0.00 bits)." in text  # 0.2 nats
+    assert cells(before, "LAP") == ["1.587"]  # 1.1 nats
+    assert cells(after, "LAP") == ["0.433"]  # 0.3 nats
+    assert "Unpruned: 2.00±0.00% (0.289±0.000 bits)." in text  # 0.2 nats
 
 
 def test_results_without_a_cross_entropy_have_no_table_of_it() -> None:
@@ -138,3 +138,15 @@ def test_results_without_a_cross_entropy_have_no_table_of_it() -> None:
     text = table([replace(old, evaluations=moments)])
     assert "Unpruned: 2.00%." in text
     assert "bits" not in text
+
+
+def test_layers_that_are_left_whole_have_a_density_of_100_percent() -> None:
+    layers = (LayerCount("head", 100, 100, 10, 0), LayerCount("Dense_0", 1000, 12, 10, 0))
+    found = table([replace(result("MP", 4, 0, 0.1), layers=layers)])
+    assert cells(found, "density of layers") == ["1.2-100%"]
+
+
+def test_of_the_control_alone_the_heading_is_told() -> None:
+    text = table([result("unpruned", 0, 0, 0.1)])
+    assert "Unpruned: 2.00% (0.289 bits), and 10.00% (0.433 bits)" in text
+    assert "|" not in text
