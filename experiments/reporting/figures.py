@@ -21,9 +21,8 @@ from matplotlib.ticker import (
 )
 
 from experiments.files import write_atomically
-from experiments.paper import table_for
 from experiments.reporting.layers_figure import layers_figure
-from experiments.reporting.tables import pruned, ways_of
+from experiments.reporting.tables import pruned, published_for, ways_of
 from experiments.store import Result
 from experiments.trial import SHUFFLED
 from lap_jax import METHODS
@@ -296,26 +295,28 @@ def _unpruned_line(axes: Any, results: Sequence[Result]) -> None:
 
 
 def _published(axes: Any, results: Sequence[Result]) -> None:
-    trial = results[0].trial
-    found = table_for(trial.model, trial.activation, trial.dataset)
-    if found is None or trial.schedule != "one-shot":
+    found = published_for(results[0].trial)
+    if found is None:
         return
     name, table = found
     taus = {result.trial.level for result in results}
     columns = [index for index, tau in enumerate(table.taus) if tau in taus]
-    for method in METHODS:
-        if method in table.errors and any(r.trial.way == method for r in results):
-            colour, marker = STYLES[method]
-            axes.plot(
-                [table.kept[index] for index in columns],
-                [100 - table.errors[method][index][0] for index in columns],
-                linestyle="none",
-                marker=marker,
-                markersize=9,
-                markerfacecolor="none",
-                markeredgecolor=colour,
-                zorder=4,
-            )
+    ways = {result.trial.way for result in results}
+    methods = [method for method in METHODS if method in table.errors and method in ways]
+    if not columns or not methods:
+        return
+    for method in methods:
+        colour, marker = STYLES[method]
+        axes.plot(
+            [table.kept[index] for index in columns],
+            [100 - table.errors[method][index][0] for index in columns],
+            linestyle="none",
+            marker=marker,
+            markersize=9,
+            markerfacecolor="none",
+            markeredgecolor=colour,
+            zorder=4,
+        )
     # One entry for all: hollow, and of no method's colour.
     hollow = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": "gray"}
     axes.plot([], [], linestyle="none", label=f"paper, {name}", **hollow)

@@ -56,7 +56,7 @@ def heading(results: Sequence[Result]) -> str:
     seeds = len({result.trial.seed for result in results})
     trained = {result.trial.seed: result.trained for result in results}
     control = [result.retrained for result in results if result.trial.method == UNPRUNED]
-    published = table_for(trial.model, trial.activation, trial.dataset)
+    published = published_for(trial)
     over = count_of(seeds, "seed") + (" (mean ± standard deviation)" if seeds > 1 else "")
     parts = [
         f"Test error (%) of {network_name(trial)} after retraining; {over}; in brackets the change "
@@ -66,9 +66,20 @@ def heading(results: Sequence[Result]) -> str:
         f"{trial.train_steps:,} training and {trial.retrain_steps:,} retraining steps, "
         f"batches of {trial.batch_size}, learning rate {trial.learning_rate:g}{_others(trial)}.",
     ]
-    if published and trial.schedule == "one-shot":
+    if published:
         parts.append(f"Rows “paper”: {published[0]}, 5 trials, unpruned {published[1].unpruned}%.")
     return " ".join(parts)
+
+
+def published_for(trial: Trial) -> tuple[str, Table] | None:
+    """Return the name of the paper's table of the same network on the same data, and what it holds.
+
+    None for a schedule that is not the paper's, a narrower network, resized images, fewer of them.
+    """
+    other = trial.divisor != 1 or trial.widths or trial.side or trial.train_on
+    if other or trial.schedule != "one-shot":
+        return None
+    return table_for(trial.model, trial.activation, trial.dataset)
 
 
 def network_name(trial: Trial) -> str:
@@ -100,8 +111,8 @@ def sheets(results: Sequence[Result]) -> list[Sheet]:
     trial, results = results[0].trial, pruned(results)
     if not results:
         return [Sheet("No method", (), ())]
-    published = table_for(trial.model, trial.activation, trial.dataset)
-    paper = published[1] if published and trial.schedule == "one-shot" else None
+    published = published_for(trial)
+    paper = published[1] if published else None
     found = [
         _sheet("Test error (%) after retraining", results, after, paper=paper)._replace(
             levels=_levels(results)

@@ -101,6 +101,14 @@ def test_the_papers_points_are_drawn_on_its_own_data_only(
     assert not [line for line in digits.get_lines() if line.get_markerfacecolor() == "none"]
 
 
+def test_the_paper_is_in_the_legend_only_where_it_is_drawn(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    plot([result("LAP effective", tau, 0, 0.1, "mnist") for tau in (4, 5)], tmp_path / "other.png")
+    labels = [str(line.get_label()) for line in drawn[0].axes[0].get_lines()]
+    assert not [label for label in labels if label.startswith("paper")]
+
+
 @pytest.mark.parametrize("taus", [(4,), (4, 5)])
 def test_one_seed_and_one_level_can_be_drawn(tmp_path: Path, taus: tuple[int, ...]) -> None:
     assert plot([result("MP", tau, 0, 0.3) for tau in taus], tmp_path / "one.png").exists()

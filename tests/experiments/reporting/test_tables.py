@@ -1,5 +1,6 @@
 import statistics
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -121,6 +122,19 @@ def test_schedules_are_compared_within_a_network_only() -> None:
         ("gradual in 3 cycles, MP", ("10.00",)),
         ("gradual in 3 cycles, LAP", ("5.00 (-50.00%)",)),
     ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"divisor": 4}, {"widths": "9,9,9,9"}, {"side": 8}, {"train_on": 100}, {"schedule": "rewind"}],
+    ids=str,
+)
+def test_another_network_than_the_papers_does_not_stand_beside_its_figures(
+    other: dict[str, Any],
+) -> None:
+    own = result("MP", 7, 0, 0.1, dataset="mnist")
+    assert "paper" in table([own])
+    assert "paper" not in table([replace(own, trial=replace(own.trial, **other))])
 
 
 def test_cross_entropy_is_told_in_bits_before_and_after_retraining() -> None:
