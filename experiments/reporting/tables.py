@@ -122,10 +122,10 @@ def sheets(results: Sequence[Result]) -> list[Sheet]:
         _sheet("Before retraining", results, lambda result: result.pruned.test_error),
         _sheet("Test error (%) less MP's on the same network", results, _less_baseline(results),
                gain=False),
-        _sheet("Test cross entropy after retraining, bits", results, _bits_after, gain=False,
-               unit=1.0),
+        _sheet("Test cross entropy after retraining, bits", results,
+               lambda result: _bits(result.retrained), gain=False, unit=1.0),
         _sheet("Test cross entropy before retraining, bits", results,
-               lambda result: bits_of(result.pruned), gain=False, unit=1.0),
+               lambda result: _bits(result.pruned), gain=False, unit=1.0),
         _sheet("Training error after retraining", results, lambda r: r.retrained.train_error),
         _sheet("Test error less training error after retraining", results, _gap, gain=False),
         _sheet("Multiply-adds of the kept weights, % of all", results,
@@ -273,19 +273,15 @@ def _less_baseline(results: Sequence[Result]) -> Number:
 
 def _scores(evaluations: Sequence[Evaluation]) -> str:
     """Return test error and, where it was measured, cross entropy over networks."""
-    bits = [found for found in map(bits_of, evaluations) if found is not None]
+    bits = [found for found in map(_bits, evaluations) if found is not None]
     told = f" ({_cell(bits, 1.0)} bits)" if bits else ""
     return f"{_cell([each.test_error for each in evaluations])}%{told}"
 
 
-def bits_of(evaluation: Evaluation) -> float | None:
+def _bits(evaluation: Evaluation) -> float | None:
     """Return the test set's mean cross entropy in bits; None where it was not measured."""
     loss = evaluation.test_loss
     return None if loss is None else loss / math.log(2)
-
-
-def _bits_after(result: Result) -> float | None:
-    return bits_of(result.retrained)
 
 
 def _cell(values: Sequence[float], unit: float = 100.0) -> Cell:
