@@ -56,7 +56,8 @@ class Run:
     "LAP scope=global" compares all layers, "LAP scope=2:4" keeps 2 of each 4 weights, "LAP
     scope=neuron" removes whole neurons, channels and heads until no more parameters are left than
     the level leaves, "LAP rates=erk" spreads weights over the layers in another way than the
-    level's rule, "LAP repair=channels" is repaired before it is retrained."""
+    level's rule, "LAP repair=channels" is repaired before it is retrained. None after the flag:
+    the control alone, which tells whether a network has settled."""
     taus: tuple[int, ...] | None = None
     """Levels of the rule of Appendix C; by default those of the paper's table of the model."""
     sparsity: tuple[float, ...] = ()

@@ -141,8 +141,8 @@ def _check_numbers(command: Run, same: Trial, taus: tuple[int, ...]) -> None:
         value = getattr(same if hasattr(same, name) and name != "cycles" else command, name)
         if value < least:
             raise BadFlag(f"--{name.replace('_', '-')} is {value}: expected {least} or more")
-    if not command.methods:
-        raise BadFlag("--methods names no method")
+    if not command.methods and not command.control:
+        raise BadFlag("--methods names no method, and --no-control leaves nothing else to run")
     if (not taus and not command.sparsity) or min(taus, default=0) < 0:
         raise BadFlag(f"--taus is {taus}: expected levels of 0 or more")
     if not all(0 < each < 1 for each in command.sparsity):

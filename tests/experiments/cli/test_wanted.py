@@ -47,7 +47,15 @@ def test_schedules_share_one_control() -> None:
 
 def test_no_method_is_an_error() -> None:
     with pytest.raises(BadFlag, match="names no method"):
-        trials_of(Run(methods=()))
+        trials_of(Run(methods=(), control=False))
+
+
+def test_without_methods_the_control_alone_is_wanted() -> None:
+    wanted = trials_of(Run(methods=(), seeds=2, retrain_steps=9))
+    assert [(trial.method, trial.level, trial.seed) for trial in wanted] == [
+        ("unpruned", 0, 0),
+        ("unpruned", 0, 1),
+    ]
 
 
 @pytest.mark.parametrize(
