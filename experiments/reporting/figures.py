@@ -22,8 +22,9 @@ from matplotlib.ticker import (
 
 from experiments.files import write_atomically
 from experiments.reporting.layers_figure import layers_figure
-from experiments.reporting.tables import pruned, published_for, ways_of
-from experiments.store import Result
+from experiments.reporting.measure import BITS, Measure, measure_of
+from experiments.reporting.tables import pruned, published_for, ways_of, when
+from experiments.store import Evaluation, Result
 from experiments.trial import SHUFFLED
 from lap_jax import METHODS
 
@@ -71,7 +72,8 @@ def pictures(results: Sequence[Result]) -> dict[str, Figure]:
       "accuracy": test accuracy after and before retraining (Figures 2 and 3); "effective": test
       error by kept and by effective weights, where they were counted; "gap": test accuracy and how
       far training accuracy is above it (Figure 4); "curves": test error on the way, where it was
-      measured; "layers": density and dead neurons per layer, where they were counted.
+      measured; "layers": density and dead neurons per layer, where they were counted. Of texts,
+      cross entropies stand in the place of accuracies and errors.
     """
     if not pruned(results):
         return {}
@@ -108,15 +110,19 @@ def svg(figure: Figure) -> bytes:
 
 
 def _accuracy_figure(results: Sequence[Result]) -> Figure:
-    figure, (after, before) = _panels(results, 2)
-    _panel(after, "After retraining", results, lambda r: _accuracy(r.retrained.test_error))
-    _panel(before, "Before retraining", results, lambda r: _accuracy(r.pruned.test_error))
-    for axes in (after, before):
+    moments: dict[str, Callable[[Result], Evaluation]] = {
+        when(results[0].trial).capitalize(): lambda r: r.retrained
+    }
+    if results[0].trial.retrain_steps:
+        moments["Before retraining"] = lambda r: r.pruned
+    figure, panels = _panels(results, len(moments))
+    drawn = _height(measure_of(results))
+    for axes, (title, moment) in zip(panels, moments.items(), strict=True):
+        _panel(axes, title, results, lambda r, moment=moment: drawn(moment(r)))  # type: ignore[misc]
         _unpruned_line(axes, results)
-        axes.set_ylim(0, 102)
-    _published(after, results)
-    after.set_ylabel("test accuracy (%)")
-    legend_below(figure, after)
+        _named(axes, results)
+    _published(panels[0], results)
+    legend_below(figure, panels[0])
     return figure
 
 
@@ -124,7 +130,8 @@ def _effective_figure(results: Sequence[Result]) -> Figure:
     """Test error against all kept weights, and against those of them that are effective."""
     figure, (by_kept, by_effective) = _panels(results, 2)
     counted = [result for result in pruned(results) if result.effective is not None]
-    _panel(by_kept, "By weights kept", counted, lambda r: 100 * r.retrained.test_error)
+    measure = measure_of(results)
+    _panel(by_kept, "By weights kept", counted, lambda r: _told(measure, r.retrained))
     for way, style in styles_of(counted).items():
         levels: dict[float, list[Result]] = {}
         for result in counted:
@@ -132,7 +139,7 @@ def _effective_figure(results: Sequence[Result]) -> Figure:
                 levels.setdefault(result.trial.level, []).append(result)
         groups = {
             statistics.fmean(100 * r.kept * (r.effective or 0) for r in those): [
-                100 * r.retrained.test_error for r in those
+                _told(measure, r.retrained) for r in those
             ]
             for those in levels.values()
         }
@@ -151,30 +158,31 @@ def _effective_figure(results: Sequence[Result]) -> Figure:
         axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
         axes.tick_params(labelsize=8, which="both")
         axes.grid(alpha=0.3, which="both")
-    by_kept.set_ylabel("test error (%)")
+    by_kept.set_ylabel(_label(measure))
     legend_below(figure, by_kept)
     return figure
 
 
 def _gap_figure(results: Sequence[Result]) -> Figure:
     figure, (left, right) = _panels(results, 2)
-    _panel(left, "Test accuracy", results, lambda r: _accuracy(r.retrained.test_error))
+    measure = measure_of(results)
+    drawn = _height(measure)
+    _panel(left, "Test set", results, lambda r: drawn(r.retrained))
     _unpruned_line(left, results)
-    left.set_ylabel("test accuracy (%)")
-    left.set_ylim(0, 102)
+    _named(left, results)
     _panel(
         right, "Generalisation gap", results,
-        lambda r: 100 * (r.retrained.test_error - r.retrained.train_error),
+        lambda r: measure.unit * (measure.gap(r.retrained) or 0.0),
     )  # fmt: skip
     right.ticklabel_format(axis="y", useOffset=False)
-    right.set_ylabel("test error less training error (% points)")
+    right.set_ylabel(f"{measure.noun} less that on the training set ({measure.step})")
     legend_below(figure, left)
     return figure
 
 
 def _curves_figure(results: Sequence[Result]) -> Figure:
     """Test error against the step of retraining, a panel per level."""
-    own = pruned(results)
+    own, measure = pruned(results), measure_of(results)
     levels = sorted({result.trial.level for result in own})
     figure, panels = _panels(results, len(levels))
     for axes, level in zip(panels, levels, strict=True):
@@ -184,7 +192,7 @@ def _curves_figure(results: Sequence[Result]) -> Figure:
             for result in those:
                 if result.trial.way == way:
                     for moment in result.evaluations[1:]:
-                        groups.setdefault(moment.step, []).append(100 * moment.test_error)
+                        groups.setdefault(moment.step, []).append(_told(measure, moment))
             _line(axes, way, groups, style)
         axes.set_title(f"{those[0].kept:.2%} of the weights", fontsize=10)
         axes.set_xlabel("step of retraining", fontsize=9)
@@ -196,7 +204,7 @@ def _curves_figure(results: Sequence[Result]) -> Figure:
         axes.tick_params(labelsize=8, which="both")
         axes.grid(alpha=0.3, which="both")
     for axes in panels[::COLUMNS]:
-        axes.set_ylabel("test error (%)")
+        axes.set_ylabel(_label(measure))
     legend_below(figure, panels[0])
     return figure
 
@@ -287,7 +295,8 @@ def styles_of(results: Sequence[Result]) -> dict[str, Style]:
 
 
 def _unpruned_line(axes: Any, results: Sequence[Result]) -> None:
-    trained = {result.trial.seed: _accuracy(result.trained.test_error) for result in results}
+    drawn = _height(measure_of(results))
+    trained = {result.trial.seed: drawn(result.trained) for result in results}
     axes.axhline(
         statistics.fmean(trained.values()), color="black", linestyle="--", linewidth=1,
         label="unpruned",
@@ -326,14 +335,34 @@ def legend_below(figure: Figure, axes: Any) -> None:
     """Put names under the panels, in as many columns as the longest leaves room for."""
     handles, labels = axes.get_legend_handles_labels()
     inches = 0.7 + 0.075 * max(map(len, labels))  # the line, and letters of the small size
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        fontsize="small",
-        ncols=max(1, min(len(labels), 6, int(figure.get_figwidth() / inches))),
-    )
+    columns = max(1, min(len(labels), 6, int(figure.get_figwidth() / inches)))
+    # More than a few lines of names would take their room from the panels.
+    rows = -(-len(labels) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.22 * max(0, rows - 5))
+    figure.legend(handles, labels, loc="outside lower center", fontsize="small", ncols=columns)
 
 
-def _accuracy(error: float) -> float:
-    return 100 * (1 - error)
+def _told(measure: Measure, moment: Evaluation) -> float:
+    """Return what a network is judged by, in its unit; `measure_of` saw that it is there."""
+    return measure.unit * (measure.test(moment) or 0.0)
+
+
+def _height(measure: Measure) -> Callable[[Evaluation], float]:
+    """Return how high a network is drawn: its accuracy in percent, of texts its bits."""
+    if measure is BITS:
+        return lambda moment: _told(measure, moment)
+    return lambda moment: 100 - _told(measure, moment)
+
+
+def _label(measure: Measure) -> str:
+    return f"{measure.noun} ({measure.sign.strip()})"
+
+
+def _named(axes: Any, results: Sequence[Result]) -> None:
+    """Name the axis of what `_height` draws; accuracies go from none to all."""
+    measure = measure_of(results)
+    if measure is BITS:
+        axes.set_ylabel(_label(measure))
+    else:
+        axes.set_ylabel("test accuracy (%)")
+        axes.set_ylim(0, 102)

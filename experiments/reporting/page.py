@@ -23,10 +23,10 @@ from experiments.store import Result, by_run
 from experiments.trial import DEFAULTS
 
 CAPTIONS = {
-    "accuracy": "Test accuracy after and before retraining",
-    "effective": "Test error by the weights on a path from input to output",
-    "gap": "Test accuracy and generalisation gap",
-    "curves": "Test error on the way",
+    "accuracy": "On the test set, after and before retraining",
+    "effective": "By the weights on a path from input to output",
+    "gap": "On the test set, and how much less well than on the training set",
+    "curves": "On the test set, while it is retrained",
     "layers": "What is left of each layer",
 }
 
@@ -85,21 +85,21 @@ def _section(results: Sequence[Result], number: int) -> str:
     parts = [f"<h2>{html.escape(_name(results))}</h2>", f"<p>{html.escape(heading(results))}</p>"]
     if told := claim(results):
         parts.append(f"<p>{html.escape(told)}</p>")
-    first, *others = sheets(results)
+    found = sheets(results)
     drawn = {
         kind: f"<figure><figcaption>{CAPTIONS[kind]}</figcaption>"
         f"{_inline(svg(figure).decode(), f'{number}-{kind}-')}</figure>"
         for kind, figure in pictures(results).items()
     }
     # What the paper shows comes first, and the details after it.
-    parts += [page_table(first), drawn.pop("accuracy", "")]
+    parts += [*map(page_table, found[:1]), drawn.pop("accuracy", "")]
     if levels := verdicts(results):
         told = "".join(f"<li>{html.escape(each)}</li>" for each in levels)
         parts.append(
             "<details open><summary>Level by level (the spread: both standard deviations together)"
             f"</summary><ul>{told}</ul></details>"
         )
-    parts += [*map(page_table, others), *drawn.values()]
+    parts += [*map(page_table, found[1:]), *drawn.values()]
     settings = {
         name.replace("_", " "): f"{value:,}" if isinstance(value, int) else str(value)
         for name, value in asdict(results[0].trial.run).items()

@@ -86,12 +86,12 @@ def write(results: Sequence[Result], folder: Path) -> str:
 
 def _captioned(run: Sequence[Result]) -> list[Sheet]:
     """Return the tables of a run with titles that stand alone, as captions in a paper do."""
-    first, *others = sheets(run)
+    found = sheets(run)
     trial = run[0].trial
     name = f"{network_name(trial)}, {schedule_of(trial)}"
     return [
-        first._replace(title=heading(run)),
-        *(sheet._replace(title=f"{sheet.title}: {name}") for sheet in others),
+        *(sheet._replace(title=heading(run)) for sheet in found[:1]),
+        *(sheet._replace(title=f"{sheet.title}: {name}") for sheet in found[1:]),
     ]
 
 

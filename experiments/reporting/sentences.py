@@ -1,11 +1,12 @@
-"""What results say, in sentences: where LAP and its variants err less than MP, and by how much."""
+"""What results say, in sentences: where LAP and its variants beat MP, and by how much."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from experiments.reporting.tables import Cell, after, cells_of, pruned
+from experiments.reporting.measure import Measure, measure_of
+from experiments.reporting.tables import Cell, after, cells_of, pruned, when
 from experiments.store import Result
 from experiments.trial import SHUFFLED
 
@@ -18,6 +19,7 @@ MOST = 3
 class Comparison(NamedTuple):
     """A way of pruning and MP at one level, after retraining."""
 
+    measure: Measure
     level: float
     kept: float
     way: str
@@ -26,7 +28,7 @@ class Comparison(NamedTuple):
 
     @property
     def gap(self) -> float:
-        """Percentage points that the method errs more than MP."""
+        """Percentage points, of texts bits, that the method has more than MP."""
         return self.cell.mean - self.base.mean
 
     @property
@@ -43,8 +45,21 @@ class Comparison(NamedTuple):
 
     def __str__(self) -> str:
         relative = f", {self.gap / self.base.mean:+.2%}" if self.base.mean else ""
-        much = f"{abs(self.gap):.2f} points {'less' if self.gap < 0 else 'more'}"
-        return f"{self.way} {much if self.gap else 'as much'} ({self.cell}%{relative})"
+        much = (
+            f"{abs(self.gap):.{self.cell.decimals}f} {self.measure.step} "
+            f"{'less' if self.gap < 0 else 'more'}"
+        )
+        return f"{self.way} {much if self.gap else 'as much'} ({self.own}{relative})"
+
+    @property
+    def own(self) -> str:
+        """What the method has, in its unit."""
+        return f"{self.cell}{self.measure.sign}"
+
+    @property
+    def other(self) -> str:
+        """What MP has."""
+        return f"{self.base}{self.measure.sign}"
 
 
 def comparisons(results: Sequence[Result], base: str = "MP") -> list[Comparison]:
@@ -54,10 +69,13 @@ def comparisons(results: Sequence[Result], base: str = "MP") -> list[Comparison]
       results: of one run.
       base: another way in the place of MP.
     """
-    cells, kept, ways = cells_of(pruned(results), after)
+    if not pruned(results):
+        return []
+    measure = measure_of(results)
+    cells, kept, ways = cells_of(pruned(results), after(measure), measure.unit)
     rivals = [name for name in ways if name not in (base, "RP") and not name.endswith(SHUFFLED)]
     return [
-        Comparison(level, kept[level], way, cells[way, level], cells[base, level])
+        Comparison(measure, level, kept[level], way, cells[way, level], cells[base, level])
         for level in sorted(kept)
         for way in rivals
         if (way, level) in cells and (base, level) in cells
@@ -71,7 +89,8 @@ def verdicts(results: Sequence[Result]) -> list[str]:
     """
     sentences = []
     for those in _by_level(comparisons(results)):
-        parts = [f"At {those[0].kept:.2%} of the weights MP errs {those[0].base}%"]
+        first = those[0]
+        parts = [f"At {first.kept:.2%} of the weights MP {first.measure.does} {first.other}"]
         for title, group in (
             ("beyond the spread", [each for each in those if each.clear]),
             ("within the spread", [e for e in those if not e.clear and e.spread is not None]),
@@ -104,7 +123,7 @@ def _claim(results: Sequence[Result], way: str, base: str) -> str:
         ("cannot be judged, of one seed, at", [e for e in own if e.spread is None]),
     ):  # fmt: skip
         if group:
-            told = (f"{e.kept:.2%} ({e.cell}% against {e.base}%)" for e in group)
+            told = (f"{e.kept:.2%} ({e.own} against {e.other})" for e in group)
             parts.append(f"{title} {', '.join(told)}")
     return f"“{way} beats {base}” {'; it '.join(parts)} of the weights."
 
@@ -118,21 +137,25 @@ def sentence(results: Sequence[Result]) -> str:
     own = pruned(results)
     if not own:
         return "Nothing was pruned."
-    found = comparisons(own)
+    found, start = comparisons(own), when(own[0].trial).capitalize()
     rivals: dict[str, list[Comparison]] = {}
     for each in found:
         rivals.setdefault(each.way, []).append(each)
     if not rivals:
-        cells, kept, (way, *_) = cells_of(own, after)
+        measure = measure_of(own)
+        cells, kept, (way, *_) = cells_of(own, after(measure), measure.unit)
         present = [level for level in sorted(kept) if (way, level) in cells]
-        return (
-            f"With {way} the test error after retraining goes from "
-            f"{cells[way, present[0]]}% at {kept[present[0]]:.2%} of the weights to "
-            f"{cells[way, present[-1]]}% at {kept[present[-1]]:.2%}."
+        first, *_, last = (
+            f"{cells[way, level]}{measure.sign} at {kept[level]:.2%}"
+            for level in (present[0], present[-1])
         )
+        course = f"is {first} of the weights"
+        if len(present) > 1:
+            course = f"goes from {first} of the weights to {last}"
+        return f"With {way} the {measure.noun} {start.lower()} {course}."
     if len(rivals) <= MOST:
-        return f"After retraining, {'; '.join(map(_course, rivals.values()))}."
-    return f"After retraining, {'; '.join(map(_count, _by_level(found)))}."
+        return f"{start}, {'; '.join(map(_course, rivals.values()))}."
+    return f"{start}, {'; '.join(map(_count, _by_level(found)))}."
 
 
 def _by_level(found: Sequence[Comparison]) -> list[list[Comparison]]:
@@ -144,11 +167,11 @@ def _by_level(found: Sequence[Comparison]) -> list[list[Comparison]]:
 
 
 def _count(ways: Sequence[Comparison]) -> str:
-    """Say how many ways err less than MP at a level, and which the least."""
+    """Say how many ways have less than MP at a level, and which the least."""
     less = [each for each in ways if each.gap < 0]
     told = (
-        f"at {ways[0].kept:.2%} of the weights {len(less)} of {len(ways)} ways to prune err less "
-        f"than MP's {ways[0].base}%"
+        f"at {ways[0].kept:.2%} of the weights {len(less)} of {len(ways)} ways to prune "
+        f"{ways[0].measure.do} less than MP's {ways[0].other}"
     )
     if not less:
         return told
@@ -156,7 +179,7 @@ def _count(ways: Sequence[Comparison]) -> str:
         clear = sum(each.clear for each in less)
         told += f", {clear} of them by more than both standard deviations together"
     best = min(less, key=lambda each: each.cell.mean)
-    return f"{told}, the least {best.way}: {best.cell}%"
+    return f"{told}, the least {best.way}: {best.own}"
 
 
 def _course(levels: Sequence[Comparison]) -> str:
@@ -173,6 +196,6 @@ def _course(levels: Sequence[Comparison]) -> str:
     loses = f", more at {len(more)}{beyond(more)}" if more else ""
     counts = f"at {len(less)} of {len(levels)} levels{beyond(less)}{loses}"
     return (
-        f"{widest.way} errs less than MP {counts}, and they differ most at {widest.kept:.2%} of "
-        f"the weights: {widest.cell}% against {widest.base}%"
+        f"{widest.way} {widest.measure.does} less than MP {counts}, and they differ most at "
+        f"{widest.kept:.2%} of the weights: {widest.own} against {widest.other}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 from experiments.methods import METHODS
 from experiments.paper import Table, table_for
+from experiments.reporting.measure import BITS, ERROR, Measure, measure_of
 from experiments.reporting.rendering import Row, Sheet, markdown
 from experiments.store import Evaluation, Result, by_run
 from experiments.trial import SHUFFLED, UNPRUNED, Trial
@@ -44,25 +44,29 @@ def table(results: Sequence[Result], render: Callable[[Sheet], str] = markdown) 
     Raises:
       ValueError: for results of several runs (see `by_run`), whose mean would mean nothing.
     """
-    first, *others = sheets(results)
-    parts = [heading(results), *([render(first)] if first.rows else [])]
-    parts += [f"{sheet.title}:\n\n{render(sheet)}" for sheet in others]
+    found = sheets(results)
+    parts = [heading(results), *map(render, found[:1])]
+    parts += [f"{sheet.title}:\n\n{render(sheet)}" for sheet in found[1:]]
     return "\n\n".join(parts)
 
 
 def heading(results: Sequence[Result]) -> str:
     """Return what was run, in a few sentences, with the errors of the unpruned networks."""
-    trial = results[0].trial
+    trial, measure = results[0].trial, measure_of(results)
     seeds = len({result.trial.seed for result in results})
     trained = {result.trial.seed: result.trained for result in results}
     control = [result.retrained for result in results if result.trial.method == UNPRUNED]
     published = published_for(trial)
     over = count_of(seeds, "seed") + (" (mean ± standard deviation)" if seeds > 1 else "")
+    against = "; in brackets the change relative to MP" if pruned(results) else ", nothing pruned"
+    again = (
+        f", and {_scores(control, measure)} after as many steps of retraining"
+        if control and trial.retrain_steps
+        else ""
+    )
     parts = [
-        f"Test error (%) of {network_name(trial)} after retraining; {over}; in brackets the change "
-        "relative to MP.",
-        f"Unpruned: {_scores(list(trained.values()))}"
-        + (f", and {_scores(control)} after as many steps of retraining." if control else "."),
+        f"{measure.title(f'of {network_name(trial)} {when(trial)}')}; {over}{against}.",
+        f"Unpruned: {_scores(list(trained.values()), measure)}{again}.",
         f"{trial.train_steps:,} training and {trial.retrain_steps:,} retraining steps, "
         f"batches of {trial.batch_size}, learning rate {trial.learning_rate:g}{_others(trial)}.",
     ]
@@ -82,6 +86,11 @@ def published_for(trial: Trial) -> tuple[str, Table] | None:
     return table_for(trial.model, trial.activation, trial.dataset)
 
 
+def when(trial: Trial) -> str:
+    """Return at which moment the networks of a run are judged in the end."""
+    return "after retraining" if trial.retrain_steps else "without retraining"
+
+
 def network_name(trial: Trial) -> str:
     """Return what is trained on what."""
     return f"{trial.model} ({trial.activation}) on {trial.dataset}"
@@ -90,18 +99,19 @@ def network_name(trial: Trial) -> str:
 def sheets(results: Sequence[Result]) -> list[Sheet]:
     """Return the tables of a run: a column per level, headed by the share of weights kept.
 
-    First the test error after retraining, a row per method, with the change relative to MP in
-    brackets and, where the paper has the same network on the same data, the paper's figures below.
-    Under its heads stand the least and the greatest density of a layer and the share of
-    multiply-adds, where they were counted: means over methods and seeds. Then the share of the kept
-    weights that are effective; the error before retraining; what is less or more than MP's on the
-    same network; the cross entropy after and before retraining; the training error, and the gap
-    between the two (Figure 4); and the share of multiply-adds that the kept weights take. A cell of
-    fewer seeds than the others says how many. Only the last evaluation counts: nothing is chosen by
-    test data.
+    First the test error after retraining, of a text the cross entropy (`measure_of`), a row per
+    method, with the change relative to MP in brackets and, where the paper has the same network on
+    the same data, the paper's figures below. Under its heads stand the least and the greatest
+    density of a layer and the share of multiply-adds, where they were counted: means over methods
+    and seeds. Then the share of the kept weights that are effective; the same before retraining;
+    what is less or more than MP's on the same network; the cross entropy, of a text the error,
+    after and before retraining; the training error, and the gap between test and training (Figure
+    4); and the share of multiply-adds that the kept weights take. A cell of fewer seeds than the
+    others says how many. Only the last evaluation counts: nothing is chosen by test data.
 
     Args:
-      results: at least one, of one run: the settings are the same except for way, level, seed.
+      results: at least one, of one run: the settings are the same except for way, level, seed. Of
+        the control alone there is no table.
 
     Raises:
       ValueError: for results of several runs.
@@ -110,24 +120,23 @@ def sheets(results: Sequence[Result]) -> list[Sheet]:
         raise ValueError("results of several runs in one table")
     trial, results = results[0].trial, pruned(results)
     if not results:
-        return [Sheet("No method", (), ())]
+        return []
     published = published_for(trial)
-    paper = published[1] if published else None
+    measure, moment = measure_of(results), when(trial)
+    other = ERROR if measure is BITS else BITS
     found = [
-        _sheet("Test error (%) after retraining", results, after, paper=paper)._replace(
-            levels=_levels(results)
-        ),
+        _sheet(measure.title(moment), results, after(measure), measure.unit,
+               paper=published[1] if published else None)._replace(levels=_levels(results)),
         _sheet("Weights on a path from input to output (effective), % of the kept ones", results,
                lambda result: result.effective, gain=False),
-        _sheet("Before retraining", results, lambda result: result.pruned.test_error),
-        _sheet("Test error (%) less MP's on the same network", results, _less_baseline(results),
-               gain=False),
-        _sheet("Test cross entropy after retraining, bits", results,
-               lambda result: _bits(result.retrained), gain=False, unit=1.0),
-        _sheet("Test cross entropy before retraining, bits", results,
-               lambda result: _bits(result.pruned), gain=False, unit=1.0),
-        _sheet("Training error after retraining", results, lambda r: r.retrained.train_error),
-        _sheet("Test error less training error after retraining", results, _gap, gain=False),
+        _sheet("Before retraining", results, _before(measure), measure.unit),
+        _sheet(measure.title("less MP's on the same network"), results,
+               _less_baseline(results, measure), measure.unit, gain=False),
+        _sheet(other.title(moment), results, after(other), other.unit, gain=False),
+        _sheet(other.title("before retraining"), results, _before(other), other.unit, gain=False),
+        _sheet(f"Training error {moment}", results, lambda r: r.retrained.train_error),
+        _sheet(f"{measure.title('less that of training')}, {moment}", results,
+               lambda result: measure.gap(result.retrained), measure.unit, gain=False),
         _sheet("Multiply-adds of the kept weights, % of all", results,
                lambda result: result.multiply_adds, gain=False),
     ]  # fmt: skip
@@ -156,15 +165,16 @@ def schedule_of(trial: Trial) -> str:
 def _by_schedule(trial: Trial, runs: Sequence[Sequence[Result]]) -> Sheet:
     kept = {result.trial.level: result.kept for run in runs for result in run}
     levels = sorted(kept)
+    measure = measure_of([result for run in runs for result in run])
     rows = []
     for run in runs:
-        cells, _, ways = cells_of(run, after)
+        cells, _, ways = cells_of(run, after(measure), measure.unit)
         rows += [
             Row(f"{schedule_of(run[0].trial)}, {way}",
                 tuple(_text(cells, way, level) for level in levels))
             for way in ways
         ]  # fmt: skip
-    title = f"Test error (%) after retraining by schedule, {network_name(trial)}"
+    title = f"{measure.title('after retraining by schedule')}, {network_name(trial)}"
     return Sheet(title, tuple(f"{kept[level]:.2%}" for level in levels), tuple(rows))
 
 
@@ -201,8 +211,8 @@ def pruned(results: Sequence[Result]) -> list[Result]:
 
 
 def _sheet(
-    title: str, results: Sequence[Result], number: Number, paper: Table | None = None,
-    gain: bool = True, unit: float = 100.0,
+    title: str, results: Sequence[Result], number: Number, unit: float = 100.0,
+    paper: Table | None = None, gain: bool = True,
 ) -> Sheet:  # fmt: skip
     cells, kept, ways = cells_of(results, number, unit)
     levels = sorted(kept)
@@ -247,41 +257,42 @@ def _multiply_adds(results: Sequence[Result]) -> str:
     return f"{statistics.fmean(shares):.2%}" if shares else "-"
 
 
-def after(result: Result) -> float:
-    """Return the test error after the last step of retraining."""
-    return result.retrained.test_error
+def after(measure: Measure) -> Number:
+    """Return how networks are judged after the last step of retraining."""
+    return lambda result: measure.test(result.retrained)
 
 
-def _gap(result: Result) -> float:
-    return result.retrained.test_error - result.retrained.train_error
+def _before(measure: Measure) -> Number:
+    """Return how networks are judged before retraining, where there is any."""
+    return lambda result: measure.test(result.pruned) if result.trial.retrain_steps else None
 
 
-def _less_baseline(results: Sequence[Result]) -> Number:
-    """Return how much more than MP a result errs, of the same seed and level."""
+def _less_baseline(results: Sequence[Result], measure: Measure) -> Number:
+    """Return how much more a result has than MP's of the same seed and level."""
+    number = after(measure)
     base = {
-        (result.trial.seed, result.trial.level): after(result)
+        (result.trial.seed, result.trial.level): number(result)
         for result in results
         if result.trial.way == "MP"
     }
 
     def difference(result: Result) -> float | None:
-        same = base.get((result.trial.seed, result.trial.level))
-        return None if same is None or result.trial.way == "MP" else after(result) - same
+        own, same = number(result), base.get((result.trial.seed, result.trial.level))
+        if own is None or same is None or result.trial.way == "MP":
+            return None
+        return own - same
 
     return difference
 
 
-def _scores(evaluations: Sequence[Evaluation]) -> str:
+def _scores(evaluations: Sequence[Evaluation], measure: Measure) -> str:
     """Return test error and, where it was measured, cross entropy over networks."""
-    bits = [found for found in map(_bits, evaluations) if found is not None]
-    told = f" ({_cell(bits, 1.0)} bits)" if bits else ""
-    return f"{_cell([each.test_error for each in evaluations])}%{told}"
-
-
-def _bits(evaluation: Evaluation) -> float | None:
-    """Return the test set's mean cross entropy in bits; None where it was not measured."""
-    loss = evaluation.test_loss
-    return None if loss is None else loss / math.log(2)
+    told = []
+    for each in (ERROR, BITS) if measure is ERROR else (BITS, ERROR):
+        values = [value for moment in evaluations if (value := each.test(moment)) is not None]
+        told += [f"{_cell(values, each.unit)}{each.sign}"] if values else []
+    first, *others = told
+    return first + "".join(f" ({other})" for other in others)
 
 
 def _cell(values: Sequence[float], unit: float = 100.0) -> Cell:

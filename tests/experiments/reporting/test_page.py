@@ -41,7 +41,7 @@ RESULTS = [
 
 
 def test_the_gap_is_test_error_less_training_error() -> None:
-    (gap,) = [sheet for sheet in sheets(RESULTS) if "less training" in sheet.title]
+    (gap,) = [sheet for sheet in sheets(RESULTS) if "less that of training" in sheet.title]
     (row,) = [row for row in gap.rows if row.name == "LAP"]
     assert row.cells == ("4.05±0.07", "4.05±0.07")
 
@@ -68,6 +68,8 @@ def test_schedules_stand_side_by_side() -> None:
 def test_only_a_control() -> None:
     control = [each for each in RESULTS if each.trial.method == "unpruned"]
     assert "1.50" in table(control)
+    assert sheets(control) == []
+    assert "<table" not in page(control, [], "title")
     assert pictures(control) == {}
     assert verdicts(control) == []
 
