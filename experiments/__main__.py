@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     prepare(command.dataset, command.files, command.data_dir,
                             accept_mismatch=command.accept_mismatch)
                 )  # fmt: skip
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (BadFlag, DataError, PruningError, ResultsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,3 +1,4 @@
+import os
 import signal
 import sqlite3
 import subprocess
@@ -27,6 +28,20 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "experiments", *map(str, arguments)],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    Store(tmp_path).add(
+        [made_up(Trial("fcn", "relu", "digits", "MP", 4, 0, 100, 50, 60, 1e-3), 0.1)]
+    )
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(
+        [sys.executable, "-m", "experiments", "show", str(tmp_path)],
+        cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300,
+    )  # fmt: skip
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_run_show_and_plot_on_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
