@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +15,7 @@ import lap_jax
 from experiments.data.augment import black, crop_and_flip
 from experiments.data.source import Dataset
 from experiments.networks import MODELS
+from experiments.running.convolving import as_products
 from experiments.running.keys import key_of
 from experiments.running.pruning import module_of, optimizer_of, variables_of
 from experiments.running.training import Apply, Network, Trainer
@@ -101,10 +104,12 @@ def _apply_of(call: Any) -> Apply:
 
     def apply(network: Network, inputs: jax.Array, train: bool) -> tuple[Any, Any]:
         variables = variables_of(network)
-        if train:
-            logits, changed = call(variables, inputs, train=True, mutable=["batch_stats"])
-            return logits, changed.get("batch_stats", {})
-        return call(variables, inputs, train=False), network.batch_stats
+        on_cpu = jax.default_backend() == "cpu"
+        with nn.intercept_methods(as_products) if on_cpu else nullcontext():
+            if train:
+                logits, changed = call(variables, inputs, train=True, mutable=["batch_stats"])
+                return logits, changed.get("batch_stats", {})
+            return call(variables, inputs, train=False), network.batch_stats
 
     return apply
 
