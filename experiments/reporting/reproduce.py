@@ -25,8 +25,8 @@ def command_of(results: Sequence[Result]) -> str:
     source = SOURCES.get(trial.dataset)
     if source is None or source.published:
         words += ["--data-dir", "DIR"]
+    words += ["--methods", *ways_of(own)]
     if own:
-        words += ["--methods", *ways_of(own)]
         taus = sorted({result.trial.tau for result in own if not result.trial.sparsity})
         fractions = sorted({result.trial.sparsity for result in own} - {0.0})
         for flag, values in (("--taus", taus), ("--sparsity", fractions)):
