@@ -16,9 +16,9 @@ def as_products(
 ) -> Any:  # fmt: skip
     """Compute a 3x3 convolution of a map of 2 x 2 as one product of matrices.
 
-    XLA's code for CPUs takes twenty times as long for it as for this product, and half of the time
-    of a narrow ResNet-18's step. For `flax.linen.intercept_methods`: everything else is computed as
-    it is written. The sum is the same, rounded in another order.
+    XLA's code for CPUs takes many times as long for it as for this product: more than a third of a
+    narrow ResNet-18's step. For `flax.linen.intercept_methods`: everything else is computed as it
+    is written. The sum is the same, rounded in another order.
     """
     conv = context.module
     if not (isinstance(conv, nn.Conv) and _is_plain(conv) and not conv.is_initializing()):
