@@ -116,11 +116,12 @@ def _accuracy_figure(results: Sequence[Result]) -> Figure:
     if results[0].trial.retrain_steps:
         moments["Before retraining"] = lambda r: r.pruned
     figure, panels = _panels(results, len(moments))
-    drawn = _height(measure_of(results))
+    measure = measure_of(results)
+    drawn = _height(measure)
     for axes, (title, moment) in zip(panels, moments.items(), strict=True):
         _panel(axes, title, results, lambda r, moment=moment: drawn(moment(r)))  # type: ignore[misc]
-        _unpruned_line(axes, results)
-        _named(axes, results)
+        _unpruned_line(axes, results, drawn)
+        _named(axes, measure)
     _published(panels[0], results)
     legend_below(figure, panels[0])
     return figure
@@ -168,8 +169,8 @@ def _gap_figure(results: Sequence[Result]) -> Figure:
     measure = measure_of(results)
     drawn = _height(measure)
     _panel(left, "Test set", results, lambda r: drawn(r.retrained))
-    _unpruned_line(left, results)
-    _named(left, results)
+    _unpruned_line(left, results, drawn)
+    _named(left, measure)
     _panel(
         right, "Generalisation gap", results,
         lambda r: measure.unit * (measure.gap(r.retrained) or 0.0),
@@ -294,8 +295,9 @@ def styles_of(results: Sequence[Result]) -> dict[str, Style]:
     return found
 
 
-def _unpruned_line(axes: Any, results: Sequence[Result]) -> None:
-    drawn = _height(measure_of(results))
+def _unpruned_line(
+    axes: Any, results: Sequence[Result], drawn: Callable[[Evaluation], float]
+) -> None:
     trained = {result.trial.seed: drawn(result.trained) for result in results}
     axes.axhline(
         statistics.fmean(trained.values()), color="black", linestyle="--", linewidth=1,
@@ -358,9 +360,8 @@ def _label(measure: Measure) -> str:
     return f"{measure.noun} ({measure.sign.strip()})"
 
 
-def _named(axes: Any, results: Sequence[Result]) -> None:
+def _named(axes: Any, measure: Measure) -> None:
     """Name the axis of what `_height` draws; accuracies go from none to all."""
-    measure = measure_of(results)
     if measure is BITS:
         axes.set_ylabel(_label(measure))
     else:
