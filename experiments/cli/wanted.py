@@ -152,8 +152,8 @@ def _check_numbers(command: Run, same: Trial, taus: tuple[int, ...]) -> None:
 
 
 def _check_data(same: Trial, setting: Setting) -> None:
-    if bool(SOURCES[same.dataset].side) != bool(SOURCES[setting.dataset].side):
-        kind = "images" if SOURCES[setting.dataset].side else "text"
+    if SOURCES[same.dataset].is_text != SOURCES[setting.dataset].is_text:
+        kind = "text" if SOURCES[setting.dataset].is_text else "images"
         raise BadFlag(f"--dataset is {same.dataset}: {same.model} reads {kind}")
     if setting.side and not same.side and same.dataset != setting.dataset:
         raise BadFlag(

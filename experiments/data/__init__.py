@@ -44,7 +44,7 @@ def load(name: str, data_dir: Path | None = None, train_on: int = 0, side: int =
     elif source.published is not None:
         arrays = prepared.read(name, source.published, data_dir)
     train_x, test_x = (arrays[f"{split}_x"].astype(np.float32) for split in ("train", "test"))
-    if source.side:
+    if not source.is_text:
         mean, std = train_x.mean((0, 1, 2)), train_x.std((0, 1, 2))
         train_x, test_x = (train_x - mean) / std, (test_x - mean) / std
     train = slice(train_on or None)

@@ -76,3 +76,8 @@ class Source(NamedTuple):
     published: Published | None = None
     classes: int = 10
     side: int = 0
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its examples are characters, not images."""
+        return not self.side

@@ -65,6 +65,6 @@ def measure_of(results: Sequence[Result]) -> Measure:
     not. Results of it from before cross entropies were stored are judged by their errors.
     """
     source = SOURCES.get(results[0].trial.dataset)
-    is_text = source is not None and not source.side
+    is_text = source is not None and source.is_text
     moments = (moment for result in results for moment in result.evaluations)
     return BITS if is_text and all(each.test_loss is not None for each in moments) else ERROR
