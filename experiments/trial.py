@@ -92,6 +92,9 @@ class Trial:
       rates: how the weights that the level leaves in all are spread over the layers: "uniform",
         "erk" or "ideal-gas" (`lap_jax.erk_sparsity`, `lap_jax.ideal_gas_sparsity`); empty: as the
         level's rule says.
+      decay: of the learning rate, from where it starts down to zero, once over the steps of
+        training and once more over those of retraining: "none", "linear" or "cosine" (half a
+        period).
     """
 
     model: str
@@ -127,6 +130,7 @@ class Trial:
     scope: str = ""
     repair: str = ""
     rates: str = ""
+    decay: str = "none"
 
     @property
     def name(self) -> str:

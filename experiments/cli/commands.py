@@ -72,6 +72,9 @@ class Run:
     """Examples per step."""
     learning_rate: float | None = None
     """Of Adam; by default 1.2e-3 for fcn, 3e-4 for the others."""
+    decay: Literal["none", "linear", "cosine"] = "none"
+    """How the learning rate falls to zero, once over the steps of training and once more over those
+    of retraining; none, as in the paper: it stays."""
     schedule: tuple[Literal["one-shot", "iterative", "rewind", "gradual"], ...] = ("one-shot",)
     """How the sparsity is reached: at once before retraining; in cycles of pruning and retraining;
     the same from the initial network, to which the weights that are left go back each time; or

@@ -51,6 +51,7 @@ def trials_of(command: Run) -> list[Trial]:
         augment=command.augment or not setting.augment,
         same_batches=command.same_batches,
         shrunk=command.shrunk,
+        decay=command.decay,
     )
     _check_numbers(command, same, taus)
     _check_widths(command, same, setting)

@@ -36,6 +36,8 @@ def command_of(results: Sequence[Result]) -> str:
     words += ["--retrain-steps", str(trial.retrain_steps)]
     words += ["--batch-size", str(trial.batch_size)]
     words += ["--learning-rate", f"{trial.learning_rate:g}"]
+    if trial.decay != "none":
+        words += ["--decay", trial.decay]
     if trial.schedule != "one-shot":
         words += ["--schedule", trial.schedule, "--cycles", str(trial.cycles)]
     if all(result.trial.method != UNPRUNED for result in results):

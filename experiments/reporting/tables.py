@@ -315,6 +315,8 @@ def _text(cells: Cells, way: str, level: float, seeds: int = 0, gain: bool = Tru
 def _others(trial: Trial) -> str:
     """Name the settings that are not at their default."""
     parts = []
+    if trial.decay != "none":
+        parts.append(f"{trial.decay} decay to zero in each")
     if trial.schedule != "one-shot":
         parts.append(f"{trial.schedule} pruning in {count_of(trial.cycles, 'step')}")
     if trial.divisor > 1:

@@ -272,11 +272,24 @@ def schedule_of(trial: Trial, sparsity: dict[str, float]) -> Sequence[tuple[int,
     return lap_jax.cubic_schedule(sparsity, 0, end, max(end // cycles, 1))
 
 
+def steps_of(trial: Trial) -> int:
+    """Return how many steps a trial takes: of retraining, or of training where it has no others."""
+    return trial.retrain_steps or trial.train_steps
+
+
+def rate_of(trial: Trial) -> optax.ScalarOrSchedule:
+    """Return the learning rate of a trial's steps, of `steps_of` where it falls."""
+    rate, steps = trial.learning_rate, max(steps_of(trial), 1)
+    if trial.decay == "cosine":
+        return optax.cosine_decay_schedule(rate, steps)
+    return optax.linear_schedule(rate, 0.0, steps) if trial.decay == "linear" else rate
+
+
 def optimizer_of(
     trial: Trial, dataset: Dataset, masks: Any
 ) -> optax.GradientTransformationExtraArgs:
     """Return Adam that keeps pruned weights at zero, or that prunes by the trial's schedule."""
-    adam = optax.adam(trial.learning_rate)
+    adam = optax.adam(rate_of(trial))
     if trial.schedule == "one-shot" or trial.method in ("", UNPRUNED):
         return lap_jax.keep_pruned(adam, masks)
     return lap_jax.prune_in_training(

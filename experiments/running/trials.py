@@ -17,7 +17,7 @@ from experiments.data.source import Dataset
 from experiments.networks import MODELS
 from experiments.running.convolving import as_products
 from experiments.running.keys import key_of
-from experiments.running.pruning import module_of, optimizer_of, variables_of
+from experiments.running.pruning import module_of, optimizer_of, steps_of, variables_of
 from experiments.running.training import Apply, Network, Trainer
 from experiments.trial import UNPRUNED, Trial, as_declared
 
@@ -33,12 +33,14 @@ def network_of(trial: Trial) -> Trial:
 def program_of(trial: Trial) -> Trial:
     """Return the settings that decide what is compiled: all trials with the same share a program.
 
-    Masks are data, so that a one-shot trial's way to prune and level are not among them.
+    Masks are data, so that a one-shot trial's way to prune and level are not among them. Nor is the
+    number of steps, unless the learning rate falls over them.
     """
     same = replace(trial, train_steps=0, evaluate_every=0, same_batches=False, shrunk=False)
     if trial.schedule == "one-shot" or trial.method == UNPRUNED:
         one_shot = replace(as_declared(same), schedule="one-shot", cycles=1)
-        return replace(one_shot, seed=0, method="", tau=0, sparsity=0.0, retrain_steps=0)
+        steps = 0 if trial.decay == "none" else steps_of(trial)
+        return replace(one_shot, seed=0, method="", tau=0, sparsity=0.0, retrain_steps=steps)
     # Random scores come from a key that the program holds.
     return same if trial.method == "RP" else replace(same, seed=0)
 

@@ -17,7 +17,7 @@ def test_names_are_stable() -> None:
         "sparsity": 0.5, "graph": "traced", "horizon": "all", "lags": True, "measured": "input",
         "calibration": 8, "effective": True, "steps": 3, "divisor": 2, "side": 8, "train_on": 9,
         "augment": False, "same_batches": True, "shrunk": True, "widths": "5,5", "scope": "2:4",
-        "repair": "channels", "rates": "erk",
+        "repair": "channels", "rates": "erk", "decay": "cosine",
     }  # fmt: skip
     names |= {replace(TRIAL, **{name: value}).name for name, value in others.items()}
     assert len(names) == 2 + len(others)
@@ -25,9 +25,9 @@ def test_names_are_stable() -> None:
 
 def test_a_new_field_at_its_default_leaves_names_as_they_are() -> None:
     old: dict[str, object] = {"model": "fcn", "tau": 4}
-    new: dict[str, object] = {**old, "decay": 0.0}
-    assert settings_name(new, {"decay": 0.0}) == settings_name(old, {})
-    assert settings_name({**old, "decay": 0.1}, {"decay": 0.0}) != settings_name(old, {})
+    new: dict[str, object] = {**old, "warmup": 0.0}
+    assert settings_name(new, {"warmup": 0.0}) == settings_name(old, {})
+    assert settings_name({**old, "warmup": 0.1}, {"warmup": 0.0}) != settings_name(old, {})
 
 
 @pytest.mark.parametrize(

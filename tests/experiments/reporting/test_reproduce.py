@@ -16,6 +16,7 @@ from experiments.store import Result, by_run
         Run(methods=(), seeds=2, retrain_steps=9),
         Run(methods=("LAP", "MP", "LAP shuffled"), taus=(7, 4), seeds=2, control=False),
         Run(model="linear", dataset="mnist", train_steps=10, retrain_steps=5, learning_rate=1e-5),
+        Run(decay="cosine", seeds=1, taus=(3,)),
         Run(model="fcn", activation="tanh", schedule=("one-shot", "rewind", "gradual"), cycles=3),
         Run(model="vgg11", dtype="bfloat16", evaluate_every=100, evaluate_on=500, batch_size=50),
     ],

@@ -22,6 +22,7 @@ from experiments.running.pruning import (
     masks_of,
     method_of,
     module_of,
+    rate_of,
     repaired,
     shuffled,
     sparsity_of,
@@ -139,6 +140,20 @@ def test_random_pruning_is_another_for_each_seed() -> None:
     }
     assert (masks[0, 4] <= masks[0, 2]).all()  # a higher level keeps a part
     assert (masks[0, 2] != masks[1, 2]).any()
+
+
+def test_a_learning_rate_falls_to_zero_over_the_steps_of_training_and_of_retraining() -> None:
+    for trial, steps in ((TRIAL, 10), (replace(TRIAL, retrain_steps=0), 20)):
+        done = np.arange(steps + 1) / steps
+        wanted = {
+            "linear": 1e-2 * (1 - done),
+            "cosine": 1e-2 * np.cos(done * np.pi / 2) ** 2,  # half a period of 1 + cos
+        }
+        for decay, rates in wanted.items():
+            rate = rate_of(replace(trial, decay=decay))
+            assert callable(rate)
+            np.testing.assert_allclose([rate(i) for i in range(steps + 1)], rates, atol=1e-8)
+    assert rate_of(TRIAL) == 1e-2
 
 
 def test_effective_weights_are_counted_and_kept_where_asked_for() -> None:

@@ -222,6 +222,37 @@ def test_checkpoints_spare_steps(
     assert firsts[0] == saves[-1] > 0
 
 
+def test_a_learning_rate_that_falls_goes_on_where_it_was(
+    toy: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [replace(TRIAL, decay="cosine", method=method) for method in ("MP", "LAP")]
+    results, _ = run(wanted, toy, tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    monkeypatch.setattr(sweep_module, "SECONDS_PER_CALL", 0.0)  # a checkpoint after every step
+    for stop in (9, 20):  # while training, and while retraining
+        left = stop
+
+        def tick(_: int) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                raise Killed
+
+        store = Store(tmp_path / "killed")
+        with pytest.raises(Killed):
+            Sweep(wanted, toy, store, options(checkpoint_seconds=0.0)).run(tick, lambda _: None)
+    assert run(wanted, toy, tmp_path / "killed")[0] == results
+
+    level = [replace(trial, decay="none") for trial in wanted]
+    steady, _ = run(level, toy, tmp_path / "steady")
+    for one, other in zip(results.values(), steady.values(), strict=True):
+        assert one.trained.train_loss != other.trained.train_loss
+        assert one.retrained.train_loss != other.retrained.train_loss
+
+
 def test_units_hold_one_program_and_the_width(toy: Dataset) -> None:
     mixed = [*TRIALS, replace(TRIAL, schedule="gradual", cycles=3)]
     units = units_of(mixed, lambda _: False, lambda _: 3)

@@ -30,7 +30,7 @@ NETWORKS: dict[str, Any] = {
     "model": "fcn", "activation": "relu", "dataset": "digits", "batch_size": 9,
     "learning_rate": 0.1, "dtype": "bfloat16", "divisor": 2,
     "widths": "7", "side": 16, "train_on": 30,
-    "augment": False,
+    "augment": False, "decay": "linear",
 }  # fmt: skip
 """Changes of what is trained, and by what."""
 
@@ -59,6 +59,18 @@ def test_seeds_and_steps_share_a_program_and_no_network() -> None:
     for changed in (replace(TRIAL, seed=1), replace(TRIAL, train_steps=30)):
         assert network_of(changed) != network_of(TRIAL)
         assert program_of(changed) == program_of(TRIAL)
+
+
+def test_a_learning_rate_that_falls_is_compiled_with_the_steps_that_it_falls_over() -> None:
+    falling = replace(TRIAL, decay="cosine")
+    assert program_of(replace(falling, train_steps=30)) == program_of(falling)
+    assert program_of(replace(falling, retrain_steps=3)) != program_of(falling)
+    assert program_of(network_of(falling)) != program_of(falling)
+    assert network_of(replace(falling, retrain_steps=3)) == network_of(falling)
+    trained = network_of(falling)
+    assert program_of(replace(trained, train_steps=30)) != program_of(trained)
+    for name in ("method", "tau", "graph"):
+        assert program_of(replace(falling, **{name: WAYS[name]})) == program_of(falling)
 
 
 def test_a_schedule_is_compiled_with_its_way_and_random_scores_with_their_seed() -> None:
