@@ -82,21 +82,24 @@ def check(trials: Sequence[Trial], dataset: Dataset) -> None:
                 f"--evaluate-on is {trial.evaluate_on}: {dataset.name} has {len(dataset.test_y)} "
                 "examples to test on"
             )
-    for level, trial in {trial.level: trial for trial in trials}.items():
+    for trial in {trial.level: trial for trial in trials}.values():
         for name, (left, size) in weights_left(as_declared(trial), dataset).items():
             if not left:
-                flag = "sparsity" if trial.sparsity else "taus"
                 raise BadFlag(
-                    f"--{flag} is {level}: {name} of {trial.model} would keep none of its "
+                    f"{_level(trial)}: {name} of {trial.model} would keep none of its "
                     f"{size:,} weights; a lower level keeps some"
                 )
     neurons = {trial.level: trial for trial in trials if trial.scope == "neuron"}
-    for level, trial in neurons.items():
+    for trial in neurons.values():
         try:
             neurons_of(trial, dataset)
         except lap_jax.PruningError as error:
-            flag = "sparsity" if trial.sparsity else "taus"
-            raise BadFlag(f"--{flag} is {level}, of {trial.way!r}: {error}") from None
+            raise BadFlag(f"{_level(trial)}, of {trial.way!r}: {error}") from None
+
+
+def _level(trial: Trial) -> str:
+    """Name the flag that a trial's level comes from, and the level."""
+    return f"--{'sparsity' if trial.sparsity else 'taus'} is {trial.level}"
 
 
 def _told(show: Tick, folder: Path, total: int) -> Tick:
