@@ -320,7 +320,7 @@ def _others(trial: Trial) -> str:
     if trial.schedule != "one-shot":
         parts.append(f"{trial.schedule} pruning in {count_of(trial.cycles, 'step')}")
     if trial.divisor > 1:
-        parts.append(f"a {trial.divisor}th of the width")
+        parts.append(f"widths divided by {trial.divisor}")
     if trial.widths:
         parts.append(f"hidden layers of {trial.widths.replace(',', ', ')}")
     if trial.side:

@@ -137,6 +137,16 @@ def test_another_network_than_the_papers_does_not_stand_beside_its_figures(
     assert "paper" not in table([replace(own, trial=replace(own.trial, **other))])
 
 
+def test_the_head_tells_settings_that_are_not_the_usual_ones() -> None:
+    own = result("MP", 4, 0, 0.1)
+    assert "learning rate 0.001." in table([own])
+    other = replace(own.trial, decay="cosine", divisor=8, same_batches=True)
+    assert (
+        "learning rate 0.001, cosine decay to zero in each, widths divided by 8, "
+        "the same batches in every retraining of a network."
+    ) in table([replace(own, trial=other)])
+
+
 def test_cross_entropy_is_told_in_bits_before_and_after_retraining() -> None:
     text = table([result("MP", 4, 0, 0.1), result("LAP", 4, 1, 0.05)])
     before = text.split("Test cross entropy before retraining, bits:")[1]
