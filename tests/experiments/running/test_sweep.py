@@ -78,6 +78,26 @@ def run(wanted: Sequence[Trial], dataset: Dataset, folder: Path, **choices: Any)
     return {result.trial: replace(result, seconds=0.0) for result in store.load()}, sum(ticks)
 
 
+class Killed(BaseException):
+    """What no handler of errors catches, as a signal is."""
+
+
+def kill(
+    wanted: Sequence[Trial], dataset: Dataset, folder: Path, ticks: int, **choices: Any
+) -> None:
+    """Run a sweep that is killed at its tick of this number, the first being 1."""
+    seen = 0
+
+    def tick(_: int) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == ticks:
+            raise Killed
+
+    with pytest.raises(Killed):
+        Sweep(wanted, dataset, Store(folder), options(**choices)).run(tick, lambda _: None)
+
+
 @pytest.fixture(scope="module")
 def whole(toy: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return run(TRIALS, toy, tmp_path_factory.mktemp("whole"))
@@ -169,20 +189,7 @@ def test_the_control_is_not_pruned(whole: Whole) -> None:
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     whole: Whole, toy: Dataset, tmp_path: Path, stop_after: int, checkpoint_seconds: float
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    seen = 0
-
-    def tick(_: int) -> None:
-        nonlocal seen
-        seen += 1
-        if seen > stop_after:
-            raise Killed
-
-    sweep = Sweep(TRIALS, toy, Store(tmp_path), options(checkpoint_seconds=checkpoint_seconds))
-    with pytest.raises(Killed):
-        sweep.run(tick, lambda _: None)
+    kill(TRIALS, toy, tmp_path, stop_after + 1, checkpoint_seconds=checkpoint_seconds)
     results, _ = run(TRIALS, toy, tmp_path)
     assert results == whole[0]
     assert not list(tmp_path.glob(".*"))
@@ -191,9 +198,6 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
 def test_checkpoints_spare_steps(
     toy: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     wanted = [replace(TRIAL, train_steps=0, retrain_steps=40)]
     saves = []
     save = checkpoints.save
@@ -228,22 +232,9 @@ def test_a_learning_rate_that_falls_goes_on_where_it_was(
     wanted = [replace(TRIAL, decay="cosine", method=method) for method in ("MP", "LAP")]
     results, _ = run(wanted, toy, tmp_path / "whole")
 
-    class Killed(BaseException):
-        pass
-
     monkeypatch.setattr(sweep_module, "SECONDS_PER_CALL", 0.0)  # a checkpoint after every step
-    for stop in (9, 20):  # while training, and while retraining
-        left = stop
-
-        def tick(_: int) -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                raise Killed
-
-        store = Store(tmp_path / "killed")
-        with pytest.raises(Killed):
-            Sweep(wanted, toy, store, options(checkpoint_seconds=0.0)).run(tick, lambda _: None)
+    for ticks in (9, 20):  # while training, and while retraining
+        kill(wanted, toy, tmp_path / "killed", ticks, checkpoint_seconds=0.0)
     assert run(wanted, toy, tmp_path / "killed")[0] == results
 
     level = [replace(trial, decay="none") for trial in wanted]
@@ -346,9 +337,6 @@ def test_a_damaged_network_is_set_aside_and_trained_again(
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     whole: Whole, toy: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     saves: list[tuple[Path, int]] = []
     save = checkpoints.save
 
@@ -392,19 +380,7 @@ def test_schedules_end_at_their_level_and_resume(
     kept = round(0.5**4 * sizes[0]) + round(0.75**4 * sizes[1])
     assert [result.kept for result in results.values()] == [kept / sum(sizes)] * 4
 
-    class Killed(BaseException):
-        pass
-
-    ticks = []
-
-    def tick(count: int) -> None:
-        ticks.append(count)
-        if len(ticks) == 6:
-            raise Killed
-
-    store = Store(tmp_path / "killed")
-    with pytest.raises(Killed):
-        Sweep(wanted, toy, store, options(checkpoint_seconds=0.0)).run(tick, lambda _: None)
+    kill(wanted, toy, tmp_path / "killed", ticks=6, checkpoint_seconds=0.0)
     assert run(wanted, toy, tmp_path / "killed")[0] == results
 
 
