@@ -3,10 +3,12 @@
 import math
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.typing import DTypeLike
 
 from experiments.networks.parts import batch_norm, conv3x3, dense, halve
 
@@ -52,3 +54,27 @@ def test_halving_keeps_the_largest_of_four() -> None:
     x = np.random.default_rng(0).normal(size=(2, 6, 4, 3)).astype(np.float32)
     wanted = x.reshape(2, 3, 2, 2, 2, 3).max((2, 4))
     chex.assert_trees_all_equal(halve(jnp.asarray(x)), wanted)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 4, 3), (2, 5, 7, 3)], ids=["even", "odd"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("levels", [2, 1000], ids=["ties", "no ties"])
+def test_halving_has_the_gradient_of_max_pooling(
+    shape: tuple[int, ...], dtype: DTypeLike, levels: int
+) -> None:
+    x = jax.random.randint(KEY, shape, 0, levels).astype(dtype)
+    cotangent = jax.random.normal(jax.random.key(1), halve(x).shape, dtype)
+
+    def pool(x: jax.Array) -> jax.Array:
+        return nn.max_pool(x, (2, 2), strides=(2, 2))
+
+    (out, back), (wanted, wanted_back) = jax.vjp(halve, x), jax.vjp(pool, x)
+    chex.assert_trees_all_equal(out, wanted)
+    chex.assert_trees_all_equal(back(cotangent), wanted_back(cotangent))
+    chex.assert_trees_all_equal(jax.jit(jax.vmap(halve))(x[None]), wanted[None])
+
+
+def test_halving_hides_no_nan() -> None:
+    windows = [x for i in range(4) for x in np.where(np.arange(4) == i, np.nan, [1.0, 2, 3, 0])]
+    x = jnp.asarray(windows).reshape(4, 2, 2, 1)
+    assert jnp.isnan(halve(x)).all()
