@@ -58,7 +58,7 @@ def halve(x: jax.Array) -> jax.Array:
     """Max-pool 2x2 windows: ``[batch, h, w, c] -> [batch, h / 2, w / 2, c]``.
 
     Its gradient is that of `flax.linen.max_pool`, to the bit: all of it to the first of a window's
-    largest. XLA would scatter it, which on CPUs takes a sixth of a narrow Conv-6's step; comparing
+    largest. XLA would scatter it, which on CPUs takes a fifth of a narrow Conv-6's step; comparing
     neighbours takes a fraction of that.
     """
     return nn.max_pool(x, (2, 2), strides=(2, 2))
